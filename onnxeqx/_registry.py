@@ -1,0 +1,230 @@
+"""Operators and lift rules: how they are marked, registered and looked up.
+
+`@op` and `@lift` only mark a function; a plugin's hook hands it to the registry, so that built-in and third-party
+operators come through the same door and every entry remembers its plugin.
+"""
+
+import dataclasses
+import functools
+import inspect
+import types
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
+
+from ._errors import PluginError
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+_OP_MARK = "__onnxeqx_ops__"
+_LIFT_MARK = "__onnxeqx_lift__"
+
+
+def canonical_domain(domain: str) -> str:
+    """`""` and `"ai.onnx"` name the same domain: https://github.com/onnx/onnx/blob/main/docs/IR.md."""
+    return "" if domain == "ai.onnx" else domain
+
+
+@dataclasses.dataclass(frozen=True)
+class Op:
+    """One operator over one range of opset versions.
+
+    **Fields:**
+
+    - `function`: positional parameters are the ONNX inputs, keyword-only ones the ONNX attributes.
+    - `name`, `domain`: the ONNX operator.
+    - `since`, `until`: the opset versions covered, both inclusive; `until=None` has no end.
+    - `host`: the inputs that must be known while tracing (a target shape, axes): they arrive as Python or NumPy values.
+    - `on_host`: runs on NumPy when every input is a NumPy array (see [`onnxeqx.runtime.array_namespace`][]).
+    - `buffers`: the inputs whose weights are never trained (BatchNormalization's statistics).
+    - `prints`: what printed models call instead: an infix or prefix operator (`"+"`), or a dotted name (`"jnp.tanh"`)
+      that takes the same arguments and gives the same result.
+    - `plugin`: the name of the plugin that registered it.
+    """
+
+    function: Callable[..., Any]
+    name: str
+    domain: str = ""
+    since: int = 1
+    until: int | None = None
+    host: tuple[str, ...] = ()
+    on_host: bool = False
+    buffers: tuple[str, ...] = ()
+    prints: str | None = None
+    plugin: str = ""
+
+    def covers(self, opset: int) -> bool:
+        return self.since <= opset and (self.until is None or opset <= self.until)
+
+    @property
+    def full_name(self) -> str:
+        return f"{self.domain}::{self.name}" if self.domain else self.name
+
+    @property
+    def location(self) -> str:
+        """File and line of the function, as `path:line`."""
+        function = inspect.unwrap(self.function)
+        return f"{inspect.getsourcefile(function)}:{function.__code__.co_firstlineno}"
+
+    @functools.cached_property
+    def _parameters(self) -> tuple[inspect.Parameter, ...]:
+        return tuple(inspect.signature(self.function).parameters.values())
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the positional inputs, in schema order; a variadic one is last."""
+        return tuple(p.name for p in self._parameters if p.kind is not p.KEYWORD_ONLY and p.kind is not p.VAR_KEYWORD)
+
+    @property
+    def variadic(self) -> bool:
+        return any(p.kind is p.VAR_POSITIONAL for p in self._parameters)
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """Attribute names and defaults; `inspect.Parameter.empty` marks a required one."""
+        return {p.name: p.default for p in self._parameters if p.kind is p.KEYWORD_ONLY}
+
+    def input_name(self, position: int) -> str:
+        """The parameter that the input at this position binds to."""
+        return self.inputs[min(position, len(self.inputs) - 1)]
+
+
+def op(
+    name: str,
+    *,
+    domain: str = "",
+    since: int = 1,
+    until: int | None = None,
+    host: tuple[str, ...] = (),
+    on_host: bool = False,
+    buffers: tuple[str, ...] = (),
+    prints: str | None = None,
+) -> Callable[[Function], Function]:
+    """Marks a function as the implementation of an ONNX operator. See [`onnxeqx.Op`][] for the arguments.
+
+    ```python
+    @onnxeqx.op("ScaledTanh", domain="org.acme", since=1)
+    def scaled_tanh(x, *, alpha=1.0, beta=1.0):
+        return alpha * jnp.tanh(beta * x)
+    ```
+
+    The function stays an ordinary function; it is registered when a plugin's `onnxeqx_register_ops` hook hands it, or
+    its module, to the registry. Stack the decorator to serve several operators or ranges with one function.
+    """
+
+    def mark(function: Function) -> Function:
+        entry = Op(function, name, canonical_domain(domain), since, until, host, on_host, buffers, prints)
+        unknown = [operand for operand in (*host, *buffers) if operand not in entry.inputs]
+        if unknown:
+            raise PluginError(f"@op({name!r}) names {unknown[0]!r}, which is not an input of {function.__name__}{inspect.signature(function)}.")
+        setattr(function, _OP_MARK, (*getattr(function, _OP_MARK, ()), entry))
+        return function
+
+    return mark
+
+
+@dataclasses.dataclass(frozen=True)
+class LiftRule:
+    """Which calls with constant weights become which layer. See [`onnxeqx.lift`][]."""
+
+    function: Callable[..., Any]
+    layer: type
+    ops: tuple[str, ...]
+    plugin: str = ""
+
+
+def lift(layer: type, *, ops: tuple[str, ...]) -> Callable[[Function], Function]:
+    """Marks a function as the rule that turns calls of `ops` (full operator names) into a layer of type `layer`.
+
+    The function takes a `Call` and returns a `Lifted` description, or `None` where the call does not fit. It is about
+    structure only: the layer must compute exactly what the calls computed.
+    """
+
+    def mark(function: Function) -> Function:
+        setattr(function, _LIFT_MARK, LiftRule(function, layer, ops))
+        return function
+
+    return mark
+
+
+class Registry:
+    """All operators and lift rules of the loaded plugins.
+
+    A plugin receives a registry that is bound to its name: `registry.add(function)` and `registry.add_module(module)`.
+    """
+
+    def __init__(self) -> None:
+        self._ops: dict[tuple[str, str], list[Op]] = {}
+        self._lifts: list[LiftRule] = []
+        self._plugin = ""
+
+    def bound_to(self, plugin: str) -> "Registry":
+        """The same registry, under the name of the plugin that now registers."""
+        view = Registry()
+        view._ops, view._lifts, view._plugin = self._ops, self._lifts, plugin
+        return view
+
+    def add(self, function: Callable[..., Any], *, override: bool = False) -> None:
+        """Registers what `@op` or `@lift` marked on `function`.
+
+        **Arguments:**
+
+        - `function`: a function marked by [`onnxeqx.op`][] or [`onnxeqx.lift`][].
+        - `override`: replace operators that another plugin has registered for overlapping opset versions.
+
+        **Raises:** `PluginError` where the function carries no mark, or where versions overlap without `override`.
+        """
+        entries = getattr(function, _OP_MARK, ())
+        rule = getattr(function, _LIFT_MARK, None)
+        if not entries and rule is None:
+            raise PluginError(f"{function!r} is marked neither by @onnxeqx.op nor by @onnxeqx.lift; mark it or leave it out.")
+        for entry in entries:
+            self._add_op(dataclasses.replace(entry, plugin=self._plugin), override)
+        if rule is not None:
+            self._lifts.append(dataclasses.replace(rule, plugin=self._plugin))
+
+    def add_module(self, module: str | types.ModuleType, *, override: bool = False) -> None:
+        """Registers every marked function that the module defines; a name is looked up among the imported modules."""
+        if isinstance(module, str):
+            import sys
+
+            module = sys.modules[module]
+        for member in list(vars(module).values()):
+            marked = getattr(member, _OP_MARK, None) or getattr(member, _LIFT_MARK, None)
+            if marked and getattr(member, "__module__", None) == module.__name__:
+                self.add(member, override=override)
+
+    def _add_op(self, entry: Op, override: bool) -> None:
+        present = self._ops.setdefault((entry.domain, entry.name), [])
+        for other in [other for other in present if _overlap(entry, other)]:
+            if not override:
+                raise PluginError(
+                    f"Operator {entry.full_name} is registered twice for overlapping opsets: by plugin {other.plugin!r} "
+                    f"({_range_text(other)}, {other.location}) and by plugin {entry.plugin!r} ({_range_text(entry)}, "
+                    f"{entry.location}); disable one with ONNXEQX_DISABLE_PLUGINS, or register with override=True."
+                )
+            present.remove(other)
+        present.append(entry)
+
+    def lookup(self, domain: str, name: str, opset: int) -> Op | None:
+        """The operator whose range holds `opset`, or `None`."""
+        for entry in self._ops.get((canonical_domain(domain), name), ()):
+            if entry.covers(opset):
+                return entry
+        return None
+
+    def ops(self, name: str | None = None) -> list[Op]:
+        """Every operator (of this name), sorted by domain, name and version."""
+        found = [entry for entries in self._ops.values() for entry in entries if name in (None, entry.name, entry.full_name)]
+        return sorted(found, key=lambda entry: (entry.domain, entry.name, entry.since))
+
+    def lift_rules(self) -> Iterable[LiftRule]:
+        """Lift rules in the order of registration: the first that fits wins."""
+        return tuple(self._lifts)
+
+
+def _overlap(first: Op, second: Op) -> bool:
+    return (second.until is None or first.since <= second.until) and (first.until is None or second.since <= first.until)
+
+
+def _range_text(entry: Op) -> str:
+    return f"opset {entry.since}-{'' if entry.until is None else entry.until}"
