@@ -9,7 +9,7 @@ import functools
 import inspect
 import types
 from collections.abc import Callable, Iterable
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 from ._errors import PluginError
 
@@ -36,10 +36,16 @@ class Op:
     - `host`: the inputs that must be known while tracing (a target shape, axes): they arrive as Python or NumPy values.
     - `on_host`: runs on NumPy when every input is a NumPy array (see [`onnxeqx.runtime.array_namespace`][]).
     - `buffers`: the inputs whose weights are never trained (BatchNormalization's statistics).
+    - `from_shapes`: the result depends on the shapes of the inputs only, never on their data (`Shape`, `Size`).
+    - `stores`: the node holds a tensor of the file (`Constant`), so that its result may be a weight.
+    - `passes_through`: the first output is the first input, unchanged (`Identity`; `Dropout` outside training).
+    - `dtypes`: the attributes that name a dtype; the function takes ONNX's integers and dtypes alike.
     - `prints`: what printed models call instead: an infix or prefix operator (`"+"`), or a dotted name (`"jnp.tanh"`)
       that takes the same arguments and gives the same result.
     - `plugin`: the name of the plugin that registered it.
     """
+
+    REQUIRED: ClassVar = inspect.Parameter.empty
 
     function: Callable[..., Any]
     name: str
@@ -49,6 +55,10 @@ class Op:
     host: tuple[str, ...] = ()
     on_host: bool = False
     buffers: tuple[str, ...] = ()
+    from_shapes: bool = False
+    stores: bool = False
+    passes_through: bool = False
+    dtypes: tuple[str, ...] = ()
     prints: str | None = None
     plugin: str = ""
 
@@ -75,12 +85,17 @@ class Op:
         return tuple(p.name for p in self._parameters if p.kind is not p.KEYWORD_ONLY and p.kind is not p.VAR_KEYWORD)
 
     @property
+    def required_inputs(self) -> tuple[str, ...]:
+        """Names of the leading inputs that every node must give."""
+        return tuple(p.name for p in self._parameters if p.kind is p.POSITIONAL_OR_KEYWORD and p.default is p.empty)
+
+    @property
     def variadic(self) -> bool:
         return any(p.kind is p.VAR_POSITIONAL for p in self._parameters)
 
     @property
     def attributes(self) -> dict[str, Any]:
-        """Attribute names and defaults; `inspect.Parameter.empty` marks a required one."""
+        """Attribute names and defaults; `Op.REQUIRED` marks a required one."""
         return {p.name: p.default for p in self._parameters if p.kind is p.KEYWORD_ONLY}
 
     def input_name(self, position: int) -> str:
@@ -97,6 +112,10 @@ def op(
     host: tuple[str, ...] = (),
     on_host: bool = False,
     buffers: tuple[str, ...] = (),
+    from_shapes: bool = False,
+    stores: bool = False,
+    passes_through: bool = False,
+    dtypes: tuple[str, ...] = (),
     prints: str | None = None,
 ) -> Callable[[Function], Function]:
     """Marks a function as the implementation of an ONNX operator. See [`onnxeqx.Op`][] for the arguments.
@@ -112,7 +131,21 @@ def op(
     """
 
     def mark(function: Function) -> Function:
-        entry = Op(function, name, canonical_domain(domain), since, until, host, on_host, buffers, prints)
+        entry = Op(
+            function,
+            name,
+            canonical_domain(domain),
+            since,
+            until,
+            host=host,
+            on_host=on_host,
+            buffers=buffers,
+            from_shapes=from_shapes,
+            stores=stores,
+            passes_through=passes_through,
+            dtypes=dtypes,
+            prints=prints,
+        )
         unknown = [operand for operand in (*host, *buffers) if operand not in entry.inputs]
         if unknown:
             raise PluginError(f"@op({name!r}) names {unknown[0]!r}, which is not an input of {function.__name__}{inspect.signature(function)}.")

@@ -1,5 +1,7 @@
 """What printed models and operator functions import: host and device values, layers over a batch, dtypes."""
 
+import dataclasses
+import functools
 import math
 import types
 from collections.abc import Callable, Sequence
@@ -10,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
-from ._errors import HostValueError
+from ._errors import HostValueError, InputError
 
 
 def array_namespace(*values: Any) -> types.ModuleType:
@@ -40,6 +42,26 @@ def host_ints(value: Any) -> tuple[Any, ...]:
     if isinstance(value, tuple | list):
         return tuple(item.item() if isinstance(item, np.generic | np.ndarray) else item for item in value)
     return tuple(np.asarray(value).reshape(-1).tolist())
+
+
+def host_value(value: Any, operand: str) -> Any:
+    """A value computed by the model where an operator needs one that is known while tracing.
+
+    **Arguments:**
+
+    - `value`: an array.
+    - `operand`: which operand of which node it is, and where it comes from, for the message.
+
+    **Returns:** the array as NumPy.
+
+    **Raises:** `HostValueError` while tracing: the operand depends on data.
+    """
+    if isinstance(value, jax.core.Tracer):
+        raise HostValueError(
+            f"The {operand}, depends on the data of an input, so its value is not known under jit; call the model without "
+            "jit, or export it with this operand fixed or computed from input shapes."
+        )
+    return np.asarray(value)
 
 
 def over_batch(layer: Callable[..., Array], x: Array, *, core_ndim: int) -> Array:
@@ -93,3 +115,104 @@ def normalize_axes(axes: Sequence[int], ndim: int) -> tuple[int, ...]:
         if not -ndim <= axis < ndim:
             raise ValueError(f"axis {axis} is out of range for an array of {ndim} dimensions")
     return tuple(axis % ndim for axis in axes)
+
+
+def model_call(declared: dict[str, str], dtype: str = "float32") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorates the `__call__` of a model: takes inputs by position or by their ONNX names, and checks them.
+
+    **Arguments:**
+
+    - `declared`: for each input, in graph order, its dtype and shape: `"float32[batch, 3, 224, 224]"`. A name frees a
+      dimension, and equal names are equal sizes.
+    - `dtype`: the floating dtype in which the file stores its parameters. Inputs declared with it follow a cast of the
+      model; other floating-point and integer inputs are converted to their declared dtype.
+
+    **Raises:** on a call, `InputError` if an input is missing, unknown, or of a wrong rank, dimension or kind of dtype.
+    """
+    specs = {name: _InputSpec.parse(name, text) for name, text in declared.items()}
+
+    def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(function)
+        def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
+            given = _bind_inputs(specs, args, kwargs)
+            sizes: dict[str, tuple[Any, str]] = {}
+            arrays = []
+            for name, spec in specs.items():
+                wanted = compute_dtype(self, dtype) if spec.dtype == dtype else spec.dtype
+                arrays.append(spec.check(given[name], wanted, sizes))
+            return function(self, *arrays)
+
+        return checked
+
+    return decorate
+
+
+def _bind_inputs(specs: "dict[str, _InputSpec]", args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    names = list(specs)
+    if len(args) > len(names):
+        raise InputError(f"The model has {len(names)} inputs ({', '.join(names)}), but {len(args)} were given.")
+    given = dict(zip(names, args, strict=False))
+    for name, value in kwargs.items():
+        if name not in specs:
+            raise InputError(f"The model has no input {name!r}; its inputs are {', '.join(map(repr, names))}.")
+        if name in given:
+            raise InputError(f"Input {name!r} is given twice, by position and by name.")
+        given[name] = value
+    missing = [name for name in names if name not in given]
+    if missing:
+        raise InputError(f"Input {missing[0]!r} is missing; the model takes {', '.join(map(repr, names))}.")
+    return given
+
+
+@dataclasses.dataclass(frozen=True)
+class _InputSpec:
+    name: str
+    dtype: str
+    dims: tuple[int | str, ...] | None
+
+    @classmethod
+    def parse(cls, name: str, text: str) -> "_InputSpec":
+        dtype, _, rest = text.partition("[")
+        if not rest:
+            return cls(name, dtype, None)
+        parts = [part.strip() for part in rest.removesuffix("]").split(",") if part.strip()]
+        return cls(name, dtype, tuple(int(part) if part.isdecimal() else part for part in parts))
+
+    @property
+    def text(self) -> str:
+        return self.dtype if self.dims is None else f"{self.dtype}[{', '.join(map(str, self.dims))}]"
+
+    def check(self, value: Any, wanted: Any, sizes: dict[str, tuple[Any, str]]) -> Array:
+        if not isinstance(value, jax.Array):
+            value = np.asarray(value)
+            if value.dtype == object or value.dtype.kind in "USM":
+                raise InputError(f"Input {self.name!r} must be an array of {self.text}, not {type(value).__name__} of {value.dtype}.")
+        self._check_shape(value.shape, sizes)
+        if self.dtype == "any":
+            return jnp.asarray(value)
+        wanted = canonical_dtype(wanted)
+        kinds = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
+        if not any(jnp.issubdtype(value.dtype, kind) and jnp.issubdtype(wanted, kind) for kind in kinds):
+            raise InputError(f"Input {self.name!r} has dtype {value.dtype}, but the model takes {self.text}; convert it first.")
+        return jnp.asarray(value, wanted)
+
+    def _check_shape(self, shape: tuple[Any, ...], sizes: dict[str, tuple[Any, str]]) -> None:
+        if self.dims is None:
+            return
+        if len(shape) != len(self.dims):
+            raise InputError(
+                f"Input {self.name!r} has shape {tuple(shape)}, {len(shape)} dimensions, but the model takes {self.text}; "
+                "add or remove axes (one example is x[None])."
+            )
+        for axis, (size, dim) in enumerate(zip(shape, self.dims, strict=True)):
+            if not isinstance(size, int) or dim == "?":
+                continue
+            if isinstance(dim, int) and size != dim:
+                free = ", ".join(repr(f"dim{i}") if i == axis else repr(other) for i, other in enumerate(self.dims))
+                raise InputError(
+                    f"Input {self.name!r} has size {size} along axis {axis}, but the file fixes it to {dim} ({self.text}); "
+                    f"to free it: onnxeqx.load(path, input_shapes={{{self.name!r}: ({free},)}})."
+                )
+            known, where = sizes.setdefault(str(dim), (size, f"input {self.name!r}, axis {axis}"))
+            if isinstance(dim, str) and isinstance(known, int) and known != size:
+                raise InputError(f"Input {self.name!r} has size {size} along axis {axis} ({dim!r}), but {where} has {known}; they must be equal.")

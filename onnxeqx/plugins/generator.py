@@ -1,6 +1,188 @@
-"""(being written)"""
+"""Tensors from nothing but sizes and attributes: NumPy arrays, computed while tracing, wherever the sizes are known."""
 
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnx
+
+from .._registry import op
+from ..runtime import canonical_dtype, host_ints
+from ._operands import as_arrays
 from .hookspecs import hookimpl
+
+
+@op("Constant", since=12, on_host=True, stores=True)
+def constant(
+    *,
+    value=None,
+    sparse_value=None,
+    value_float=None,
+    value_floats=None,
+    value_int=None,
+    value_ints=None,
+    value_string=None,
+    value_strings=None,
+):
+    """The tensor of the one attribute that is given -> NumPy array. Floats are float32, integers int64.
+
+    https://onnx.ai/onnx/operators/onnx__Constant.html
+    """
+    if value is not None:
+        return np.asarray(value)
+    if sparse_value is not None:
+        return _dense(sparse_value)
+    for given, dtype in (
+        (value_float, np.float32),
+        (value_floats, np.float32),
+        (value_int, np.int64),
+        (value_ints, np.int64),
+    ):
+        if given is not None:
+            return np.array(given, dtype)
+    return np.array(_text(value_strings if value_string is None else value_string), np.str_)
+
+
+def _text(value: Any) -> Any:
+    if isinstance(value, tuple | list):
+        return [_text(item) for item in value]
+    return value.decode() if isinstance(value, bytes) else value
+
+
+def _dense(sparse: onnx.SparseTensorProto) -> np.ndarray:
+    """Indices are positions in the flattened tensor, or one coordinate vector for each value."""
+    values, indices = onnx.numpy_helper.to_array(sparse.values), onnx.numpy_helper.to_array(sparse.indices)
+    dense = np.zeros(tuple(sparse.dims), values.dtype)
+    where = np.unravel_index(indices, dense.shape) if indices.ndim == 1 else tuple(indices.T)
+    dense[where] = values
+    return dense
+
+
+@op("Constant", since=11, until=11, on_host=True, stores=True)
+def constant_11(*, value=None, sparse_value=None):
+    """The tensor of the one attribute that is given -> NumPy array.
+
+    https://onnx.ai/onnx/operators/onnx__Constant.html
+    """
+    return constant(value=value, sparse_value=sparse_value)
+
+
+@op("Constant", since=1, until=10, on_host=True, stores=True)
+def constant_1(*, value):
+    """The tensor of the attribute -> NumPy array.
+
+    https://onnx.ai/onnx/operators/onnx__Constant.html
+    """
+    return constant(value=value)
+
+
+@op("ConstantOfShape", since=9, host=("input",), on_host=True, stores=True)
+def constant_of_shape(input, *, value=None):
+    """`value` (one element, float32 zero by default) in the given shape -> NumPy array of the dtype of `value`.
+
+    https://onnx.ai/onnx/operators/onnx__ConstantOfShape.html
+    """
+    fill = np.zeros((), np.float32) if value is None else np.asarray(value).reshape(())
+    dims = host_ints(input)
+    if _symbolic(*dims):
+        return jnp.full(dims, fill, canonical_dtype(fill.dtype))
+    return np.full(dims, fill, fill.dtype)
+
+
+def _symbolic(*sizes: Any) -> bool:
+    """Whether some of the sizes are symbolic dimensions of `jax.export`, which JAX takes and NumPy does not.
+
+    **Raises:** `TypeError` if a size is neither that nor a number: it is not known yet.
+    """
+    for size in sizes:
+        if not (isinstance(size, int | float | np.generic) or jax.export.is_symbolic_dim(size)):
+            raise TypeError(f"{size!r} is not known before the model is called")
+    return any(jax.export.is_symbolic_dim(size) for size in sizes)
+
+
+@op("Range", since=27, host=("start", "limit", "delta"), on_host=True, dtypes=("stash_type",))
+def range_(start, limit, delta, *, stash_type=onnx.TensorProto.FLOAT):
+    """`start`, `start + delta`, … before `limit` -> NumPy vector of their dtype. 16-bit floats count in `stash_type`.
+
+    https://onnx.ai/onnx/operators/onnx__Range.html
+    """
+    numbers = tuple(number for bound in (start, limit, delta) for number in host_ints(bound))
+    if _symbolic(*numbers):
+        return jnp.arange(*numbers)
+    dtypes = [bound.dtype for bound in (start, limit, delta) if hasattr(bound, "dtype")]
+    whole = all(isinstance(number, int) for number in numbers)
+    dtype = dtypes[0] if dtypes else np.dtype(np.int64 if whole else np.float32)
+    return _spaced(*numbers, dtype, _numpy_dtype(stash_type) if dtype in (jnp.float16, jnp.bfloat16) else dtype)
+
+
+def _spaced(start: Any, limit: Any, delta: Any, dtype: np.dtype, stash: np.dtype) -> np.ndarray:
+    steps = np.arange(max(math.ceil((limit - start) / delta), 0)).astype(stash)
+    return (np.asarray(start, stash) + steps * np.asarray(delta, stash)).astype(dtype)
+
+
+def _numpy_dtype(dtype: Any) -> np.dtype:
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(dtype) if isinstance(dtype, int) else dtype)
+
+
+@op("Range", since=11, until=26, host=("start", "limit", "delta"), on_host=True)
+def range_11(start, limit, delta):
+    """`start`, `start + delta`, … before `limit` -> NumPy vector of their dtype.
+
+    https://onnx.ai/onnx/operators/onnx__Range.html
+    """
+    return range_(start, limit, delta)
+
+
+@op("EyeLike", since=9, on_host=True, dtypes=("dtype",))
+def eye_like(input, *, dtype=None, k=0):
+    """Ones on diagonal `k`, zeros elsewhere. input: two axes -> same shape, its dtype or `dtype`.
+
+    https://onnx.ai/onnx/operators/onnx__EyeLike.html
+    """
+    xp, input = as_arrays(input)
+    dtype = input.dtype if dtype is None else _numpy_dtype(dtype)
+    return xp.eye(*input.shape, k=k, dtype=dtype if xp is np else canonical_dtype(dtype))
+
+
+@op("HannWindow", since=17, host=("size",), on_host=True, dtypes=("output_datatype",))
+def hann_window(size, *, output_datatype=onnx.TensorProto.FLOAT, periodic=1):
+    """The Hann window of `size` points -> NumPy vector.
+
+    https://onnx.ai/onnx/operators/onnx__HannWindow.html
+    """
+    return _window(size, (0.5, 0.5, 0.0), output_datatype, periodic)
+
+
+@op("HammingWindow", since=17, host=("size",), on_host=True, dtypes=("output_datatype",))
+def hamming_window(size, *, output_datatype=onnx.TensorProto.FLOAT, periodic=1):
+    """The Hamming window of `size` points -> NumPy vector.
+
+    https://onnx.ai/onnx/operators/onnx__HammingWindow.html
+    """
+    return _window(size, (25 / 46, 21 / 46, 0.0), output_datatype, periodic)
+
+
+@op("BlackmanWindow", since=17, host=("size",), on_host=True, dtypes=("output_datatype",))
+def blackman_window(size, *, output_datatype=onnx.TensorProto.FLOAT, periodic=1):
+    """The Blackman window of `size` points -> NumPy vector.
+
+    https://onnx.ai/onnx/operators/onnx__BlackmanWindow.html
+    """
+    return _window(size, (0.42, 0.5, 0.08), output_datatype, periodic)
+
+
+def _window(size: Any, cosines: tuple[float, float, float], dtype: Any, periodic: int) -> Any:
+    """A sum of cosines over `size` intervals (periodic) or `size - 1` (symmetric)."""
+    (count,) = host_ints(size)
+    symbolic = _symbolic(count)
+    xp, wide = (jnp, np.float32) if symbolic else (np, np.float64)
+    intervals = xp.maximum(xp.asarray(count if periodic else count - 1), 1)
+    angles = xp.arange(count).astype(wide) / intervals.astype(wide) * wide(2 * math.pi)
+    constant, first, second = (wide(cosine) for cosine in cosines)
+    window = constant - first * xp.cos(angles) + second * xp.cos(wide(2) * angles)
+    return window.astype(canonical_dtype(_numpy_dtype(dtype)) if symbolic else _numpy_dtype(dtype))
 
 
 @hookimpl

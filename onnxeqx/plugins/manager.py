@@ -30,6 +30,7 @@ BUILTINS = (
     "linear_algebra",
     "logical",
     "normalization",
+    "padding",
     "pooling",
     "reduction",
     "tensor",

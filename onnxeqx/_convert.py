@@ -1,0 +1,136 @@
+"""The pipeline: read, lower, fold, lift, nest, emit."""
+
+import dataclasses
+import functools
+import hashlib
+import importlib.metadata
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from ._emit import Header, emit
+from ._fold import fold
+from ._graph import Graph, Leaf
+from ._lift import lift
+from ._lower import lower
+from ._names import assign_paths
+from ._nest import Block, nest
+from ._read import proto_without
+from ._weights import TRANSFORMS
+from .plugins.manager import PluginHost, host
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Provenance:
+    """Where a leaf comes from, so that trained values go back there.
+
+    **Fields:** `initializer` (its name in the file), `transform` (see `onnxeqx._weights.TRANSFORMS`), `shape` (in the model),
+    `role`, `from_node` (it is the output of a node), `folded` (it was computed at load and does not stand in the file).
+    """
+
+    initializer: str
+    transform: str
+    shape: tuple[int, ...]
+    role: str
+    from_node: bool
+    folded: bool
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Printed:
+    """A converted model.
+
+    **Fields:** `source` (the text of `model.py`), `leaves` (leaf and layout by key path), `graph` (the weightless ONNX model),
+    `root` (the tree of blocks), `lifted` (the graph it was printed from).
+    """
+
+    source: str
+    leaves: dict[str, tuple[Leaf, str]]
+    graph: bytes
+    root: Block
+    lifted: Graph
+
+    @functools.cached_property
+    def provenance(self) -> dict[str, Provenance]:
+        return {
+            path: Provenance(leaf.initializer, transform, _laid_out(leaf.shape, transform), leaf.role.value, leaf.from_node, leaf.folded)
+            for path, (leaf, transform) in self.leaves.items()
+        }
+
+    def weights(self) -> dict[str, np.ndarray]:
+        """The stored tensors by key path, in the model's layout."""
+        return {path: TRANSFORMS[transform](leaf.load()) for path, (leaf, transform) in self.leaves.items()}
+
+
+def convert(model: ir.Model, title: str, plugins: PluginHost | None = None) -> Printed:
+    """Runs the pipeline on a model that was read.
+
+    **Raises:** `UnsupportedOpsError`, `ConversionError`.
+    """
+    plugins = plugins or host()
+    graph = fold(lower(model, plugins.registry))
+    lift(graph, plugins.registry)
+    assign_paths(graph)
+    root = nest(graph)
+    leaves = _leaves_by_path(graph)
+    weightless = _weightless(model, [leaf for leaf, _ in leaves.values()])
+    header = Header(
+        title=title,
+        graph_digest=hashlib.sha256(weightless).hexdigest(),
+        version=importlib.metadata.version("onnxeqx"),
+        plugins=_third_party(graph, plugins),
+    )
+    return Printed(emit(graph, root, header), leaves, weightless, root, graph)
+
+
+def _leaves_by_path(graph: Graph) -> dict[str, tuple[Leaf, str]]:
+    found: dict[str, tuple[Leaf, str]] = {}
+    for call in graph.calls:
+        if call.lifted is not None:
+            found |= {".".join(leaf.path): (leaf, transform) for leaf, transform in call.lifted.weights.values()}
+    for leaf in graph.leaves():
+        found.setdefault(".".join(leaf.path), (leaf, ""))
+    return found
+
+
+def _laid_out(shape: tuple[int, ...], transform: str) -> tuple[int, ...]:
+    return TRANSFORMS[transform](np.broadcast_to(np.float32(0), shape)).shape
+
+
+def _third_party(graph: Graph, plugins: PluginHost) -> tuple[str, ...]:
+    used = {call.op.plugin for call in graph.calls}
+    return tuple(sorted(f"{plugin.distribution} {plugin.version}" for plugin in plugins.plugins if plugin.name in used and plugin.distribution != "onnxeqx"))
+
+
+def _weightless(model: ir.Model, leaves: list[Leaf]) -> bytes:
+    """The ONNX model with the data of the leaves taken out: names, types and shapes stay."""
+    names = {leaf.initializer for leaf in leaves}
+    taken = [name for name in model.graph.initializers if name in names]
+    given = {value.name for value in model.graph.inputs}
+    proto = proto_without(model, taken)
+    kept = [value for value in proto.graph.input if value.name not in names or value.name in given]
+    shapes = {value.name: value.type.tensor_type for value in proto.graph.input}
+    del proto.graph.input[:]
+    proto.graph.input.extend(kept)
+    for name in taken:
+        tensor = proto.graph.initializer.add(name=name, data_type=shapes[name].elem_type)
+        tensor.dims.extend(model.graph.initializers[name].const_value.shape.numpy())
+    for node in proto.graph.node:
+        if node.output and node.output[0] in names:
+            for attribute in node.attribute:
+                if attribute.type == onnx.AttributeProto.TENSOR and len(attribute.t.dims):
+                    _clear_data(attribute.t)
+    return proto.SerializeToString(deterministic=True)
+
+
+def _clear_data(tensor: onnx.TensorProto) -> None:
+    for field in ("raw_data", "float_data", "int32_data", "int64_data", "double_data", "uint64_data", "string_data"):
+        tensor.ClearField(field)
+
+
+def unlifted(model: ir.Model, plugins: PluginHost | None = None) -> Graph:
+    """The graph of plain operator calls, folded but not lifted: for the interpreter."""
+    plugins = plugins or host()
+    return fold(lower(model, plugins.registry))
+

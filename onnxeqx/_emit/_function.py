@@ -1,0 +1,467 @@
+"""Printing `__call__`: the calls of a block as statements a person would write."""
+
+import ast
+import builtins
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from .._fold import symbol_dims
+from .._graph import Call, Kind, Leaf, Role, Value
+from .._lower import is_floating
+from .._names import Path, identifier
+from .._nest import Block, BlockCall, axis_of, data_reads
+from .._symbolic import Dim, Symbol
+from ._expressions import (
+    Imports,
+    call as call_of,
+    dotted,
+    dtype as dtype_of,
+    infix,
+    is_operator,
+    literal,
+    method,
+    name as name_of,
+    plain_numbers,
+    symbolic,
+)
+from ._loops import fold_loops
+
+Item = Call | BlockCall
+
+# How many calls one line may nest, and how wide it may get.
+_MAX_NESTED = 3
+_MAX_WIDTH = 100
+_FINITE_BF16 = 3.3895e38
+_GENERIC = ("x", "y", "z", "u", "v", "w")
+
+
+@dataclasses.dataclass(eq=False)
+class _Statement:
+    """One assignment: an item, with the items that are written inside it."""
+
+    item: Item
+    nested: list[Item]
+
+    @property
+    def items(self) -> list[Item]:
+        return [*self.nested, self.item]
+
+
+class FunctionPrinter:
+    """Prints the body of one block's `__call__`.
+
+    **Arguments:**
+
+    - `block`: a callable block.
+    - `imports`: collects the modules that the printed text needs.
+    - `main_dtype`: the floating dtype in which most parameters are stored. Where the model is cast to another one, values of
+      this dtype follow.
+    """
+
+    def __init__(self, block: Block, imports: Imports, main_dtype: np.dtype) -> None:
+        self.block, self.imports, self.main_dtype = block, imports, main_dtype
+        self.names: dict[Value, str] = {}
+        self.uses_dtype = False
+        self._producer = {output: item for item in block.items or () for output in item.outputs}
+        self._nested: dict[Value, Item] = {}
+        self._current: _Statement | None = None
+        self._nearby: list[Value] = []
+
+    def print(self) -> ast.FunctionDef:
+        """The method, without decorators."""
+        statements = self._statements()
+        self._last_use = self._liveness(statements)
+        self._readers = self._count_readers(statements)
+        arguments = self._name_inputs()
+        body: list[ast.stmt] = []
+        for position, statement in enumerate(statements):
+            body.append(self._print_statement(statement, position))
+        self._current = None
+        body.append(ast.Return(self._outputs()))
+        body = _fold_last_assignment(fold_loops(body, self._tuple_sizes()))
+        if self.uses_dtype:
+            compute_dtype = name_of("compute_dtype")
+            body.insert(0, _assign("dtype", call_of(compute_dtype, name_of("self"))))
+        return method("__call__", arguments, body)
+
+    def _tuple_sizes(self) -> dict[str, int]:
+        """The length of each tuple of the block, by the text that names it."""
+        sizes: dict[str, int] = {}
+        stack = [self.block]
+        while stack:
+            block = stack.pop()
+            if block.is_tuple:
+                sizes[ast.unparse(self._path(block.path))] = 1 + max(int(name) for name in block.children)
+            stack.extend(child for child in block.children.values() if isinstance(child, Block))
+        return sizes
+
+    # Which lines there are.
+
+    def _statements(self) -> list[_Statement]:
+        order = self._depth_first()
+        uses: dict[Value, int] = {}
+        for item in order:
+            for value in _operands(item):
+                uses[value] = uses.get(value, 0) + 1
+        for value in self.block.outputs:
+            uses[value] = uses.get(value, 0) + 2
+        needed_for_shape = {dim.value for item in order for dim in _dims(item)}
+        cost: dict[int, int] = {}
+        for item in order:
+            cost[id(item)] = 1
+            if isinstance(item, BlockCall):
+                continue
+            for value in dict.fromkeys(_operands(item)):
+                source = self._producer.get(value)
+                if not isinstance(source, Call) or uses[value] != 1 or len(source.outputs) != 1 or value in needed_for_shape:
+                    continue
+                if cost[id(item)] + cost[id(source)] <= _MAX_NESTED:
+                    cost[id(item)] += cost[id(source)]
+                    self._nested[value] = source
+        inner = {id(source) for source in self._nested.values()}
+        return [_Statement(item, self._inside(item)) for item in order if id(item) not in inner]
+
+    def _inside(self, item: Item) -> list[Item]:
+        found: list[Item] = []
+        stack = [item]
+        while stack:
+            for value in _operands(stack.pop()):
+                if value in self._nested:
+                    found.append(self._nested[value])
+                    stack.append(self._nested[value])
+        return found
+
+    def _depth_first(self) -> list[Item]:
+        """From the outputs in operand order, so that equal blocks have their lines in the same order."""
+        order: list[Item] = []
+        state: dict[int, bool] = {}
+        stack: list[tuple[Item, bool]] = [(self._producer[value], False) for value in reversed(self.block.outputs) if value in self._producer]
+        while stack:
+            item, done = stack.pop()
+            if done:
+                order.append(item)
+            elif id(item) not in state:
+                state[id(item)] = True
+                stack.append((item, True))
+                sources = [self._producer[value] for value in (*_operands(item), *(dim.value for dim in _dims(item))) if value in self._producer]
+                stack.extend((source, False) for source in reversed(sources) if id(source) not in state)
+        return order
+
+    # Which names they use.
+
+    def _liveness(self, statements: list[_Statement]) -> dict[Value, int]:
+        last: dict[Value, int] = {}
+        for position, statement in enumerate(statements):
+            for value in self._variables(statement):
+                last[value] = position
+            for dim in self._open_dims(statement):
+                last[self._holder(dim, statements[: position + 1])] = position
+        for value in self.block.outputs:
+            last[value] = len(statements)
+            for dim in symbol_dims(value):
+                last[self._holder(dim, statements)] = len(statements)
+        return last
+
+    def _count_readers(self, statements: list[_Statement]) -> dict[Value, int]:
+        readers: dict[Value, int] = {}
+        for statement in statements:
+            for value in dict.fromkeys(self._variables(statement)):
+                readers[value] = readers.get(value, 0) + 1
+        for value in self.block.outputs:
+            readers[value] = readers.get(value, 0) + 1
+        return readers
+
+    def _variables(self, statement: _Statement) -> list[Value]:
+        """The named values that a statement reads, in order."""
+        return [value for item in reversed(statement.items) for value in _operands(item) if value not in self._nested and self._is_variable(value)]
+
+    def _is_variable(self, value: Value) -> bool:
+        return value in self._producer or value in self.block.inputs
+
+    def _open_dims(self, statement: _Statement) -> list[Dim]:
+        """The dimensions that none of the statement's own operands can tell."""
+        variables = self._variables(statement)
+        return [dim for item in statement.items for dim in _dims(item) if all(axis_of(value, dim) is None for value in variables)]
+
+    def _holder(self, dim: Dim, statements: list[_Statement]) -> Value:
+        """The named value whose shape is read for a dimension: an argument if possible, else the earliest result."""
+        produced = [output for statement in statements for output in statement.item.outputs]
+        for value in (*self.block.inputs, *produced):
+            if axis_of(value, dim) is not None:
+                return value
+        raise AssertionError(f"no value at hand has the dimension {dim!r}")
+
+    def _name_inputs(self) -> list[str]:
+        generic = iter(_GENERIC)
+        for value in self.block.inputs:
+            if value.leaf is not None:
+                hint = value.leaf.path[-1]
+            elif value.producer is None or not self.block.path:
+                hint = value.name
+            elif value.dtype == np.bool_:
+                hint = "mask"
+            else:
+                hint = next(generic, "x") if is_floating(value.dtype) else "index"
+            self.names[value] = self._fresh(hint, set(self.names.values()))
+        return [self.names[value] for value in self.block.inputs]
+
+    def _fresh(self, hint: str, taken: set[str]) -> str:
+        stem = identifier(hint).strip("_") or "x"
+        stem = f"_{stem}" if stem[0].isdigit() else stem
+        reserved = {"self", "dtype", "jax", "jnp", "np", "eqx", "math", "nn", *self.imports.names}
+        if stem in reserved or hasattr(builtins, stem) or identifier(stem) != stem:
+            stem += "_"
+        candidate, counter = stem, 1
+        while candidate in taken:
+            counter += 1
+            candidate = f"{stem}_{counter}"
+        return candidate
+
+    def _name_result(self, value: Value, statement: _Statement, position: int) -> str:
+        """A dying operand that only this line reads hands its name on; otherwise the result is named after what made it."""
+        operands = self._variables(statement)
+        if operands and value.kind is Kind.DEVICE:
+            first = operands[0]
+            hands_on = self._last_use[first] == position and self._readers[first] == 1 and first.leaf is None and first.kind is Kind.DEVICE
+            if hands_on and first.dtype == value.dtype and self.names[first] in _GENERIC:
+                return self.names[first]
+        taken = {self.names[other] for other, last in self._last_use.items() if other in self.names and last >= position}
+        hint = self._hint(statement.item)
+        if hint is None:
+            return next((text for text in _GENERIC if text not in taken), None) or self._fresh("x", taken)
+        return self._fresh(hint, taken)
+
+    def _hint(self, item: Item) -> str | None:
+        if isinstance(item, BlockCall):
+            path = item.block.path
+        elif item.lifted is not None:
+            path = item.lifted.path
+        elif is_floating(item.outputs[0].dtype):
+            return None
+        else:
+            return item.op.function.__name__.rstrip("_0123456789")
+        return next((part for part in reversed(path) if not part.isdecimal()), None) if not path[-1].isdecimal() else None
+
+    # How they read.
+
+    def _print_statement(self, statement: _Statement, position: int) -> ast.stmt:
+        self._current = statement
+        expression = self._expression(statement.item)
+        targets = []
+        names = {}
+        for output in statement.item.outputs:
+            if output in self._last_use:
+                names[output] = self._name_result(output, statement, position)
+                while names[output] in [other for value, other in names.items() if value is not output]:
+                    names[output] += "_"
+                targets.append(names[output])
+            else:
+                targets.append("_")
+        self.names |= names
+        return _assign(targets[0] if len(targets) == 1 else tuple(targets), expression)
+
+    def _expression(self, item: Item) -> ast.expr:
+        if isinstance(item, BlockCall):
+            return call_of(self._path(item.block.path), *(self._value(value) for value in item.inputs))
+        if item.lifted is not None:
+            return self._layer_call(item)
+        operands = [self._operand(item, position, value) for position, value in enumerate(item.inputs)]
+        prints = item.op.prints
+        if callable(prints):
+            first = next((value.dtype for value in item.inputs if value is not None), None)
+            prints = prints(first) if first is not None else None
+        attributes = {key: value for key, value in item.attributes.items() if not _is_default(value, item.op.attributes.get(key))}
+        if prints is not None and not attributes and is_operator(prints, len(operands)):
+            return infix(prints, operands)
+        if prints is not None and not is_operator(prints, len(operands)) and "." in prints:
+            return call_of(dotted(prints), *operands, **{key: self._attribute(item, key, value) for key, value in attributes.items()})
+        return call_of(self._function(item.op.function), *operands, **{key: self._attribute(item, key, value) for key, value in attributes.items()})
+
+    def _layer_call(self, item: Call) -> ast.expr:
+        layer = self._path(item.lifted.path)
+        inputs = [self._value(value) for value in item.inputs if value is not None]
+        if item.lifted.core_ndim is None:
+            return call_of(layer, *inputs)
+        over_batch = name_of("over_batch")
+        return call_of(over_batch, layer, *inputs, core_ndim=literal(item.lifted.core_ndim))
+
+    def _function(self, function: Any) -> ast.expr:
+        return dotted(f"{self.imports.name(function.__module__)}.{function.__qualname__}")
+
+    def _path(self, path: Path) -> ast.expr:
+        expression: ast.expr = name_of("self")
+        for part in path[len(self.block.path) :]:
+            if part.isdecimal():
+                expression = ast.Subscript(expression, literal(int(part)), ast.Load())
+            else:
+                expression = ast.Attribute(expression, part, ast.Load())
+        return expression
+
+    def _value(self, value: Value) -> ast.expr:
+        """A value where an array is expected."""
+        if value in self._nested:
+            return self._expression(self._nested[value])
+        if value in self.names:
+            return name_of(self.names[value])
+        if value.leaf is not None:
+            return self._leaf(value.leaf)
+        if value.array is not None and value.kind is Kind.HOST:
+            return call_of(dotted("np.array"), self._symbols(value.array))
+        if value.array is not None:
+            return self._array(value.array)
+        raise AssertionError(f"{value!r} has no name in block {self.block.path}")
+
+    def _leaf(self, leaf: Leaf) -> ast.expr:
+        path = self._path(leaf.path)
+        if leaf.role is not Role.BUFFER:
+            return path
+        if leaf.dtype != self.main_dtype:
+            return ast.Attribute(path, "value", ast.Load())
+        return call_of(ast.Attribute(path, "astype", ast.Load()), self._dtype())
+
+    def _dtype(self) -> ast.expr:
+        self.uses_dtype = True
+        return name_of("dtype")
+
+    def _operand(self, item: Call, position: int, value: Value | None) -> ast.expr:
+        if value is None:
+            return literal(None)
+        if item.op.input_name(position) in item.op.host:
+            return self._host_operand(item, position, value)
+        if value.leaf is None and value not in self.names and value.array is not None and value.array.size == 1:
+            scalar = self._scalar_operand(item, value)
+            if scalar is not None:
+                return scalar
+        expression = self._value(value)
+        if value.kind is Kind.HOST and value.array is None and is_floating(value.dtype) and any(other is not None and other.kind is Kind.DEVICE for other in item.inputs):
+            return call_of(dotted("jnp.asarray"), expression, self._dtype())
+        return expression
+
+    def _scalar_operand(self, item: Call, value: Value) -> ast.expr | None:
+        """A constant of one element as a Python scalar, where that means the same."""
+        others = [other for other in item.inputs if other is not None and other is not value and (other.array is None or other.leaf)]
+        if value.array.ndim > 0 and not (self._is_infix(item) and any(len(other.shape or ()) >= value.array.ndim for other in others)):
+            return None
+        if any(other.dtype == value.dtype for other in others) or value.array.dtype in (np.int64, np.bool_, object):
+            return self._scalar(value)
+        if is_floating(value.array.dtype):
+            kind = self._dtype() if value.array.dtype == self.main_dtype else dtype_of(value.array.dtype)
+            return call_of(dotted("jnp.array"), self._scalar(value), kind)
+        return call_of(dotted(f"np.{value.array.dtype.name}"), self._scalar(value))
+
+    def _is_infix(self, item: Call) -> bool:
+        prints = item.op.prints
+        prints = prints(item.inputs[0].dtype) if callable(prints) and item.inputs[0] is not None else prints
+        return isinstance(prints, str) and is_operator(prints, len(item.inputs))
+
+    def _scalar(self, value: Value) -> ast.expr:
+        """A weakly typed Python scalar: it takes the dtype of the array it meets."""
+        item = value.array.reshape(-1)[0]
+        if isinstance(item, Symbol):
+            return symbolic(item, self._size)
+        number = item.item() if value.array.dtype.kind != "V" else float(item)
+        if isinstance(number, float) and _FINITE_BF16 < abs(number) < np.inf and is_floating(value.dtype):
+            # The largest float32 is infinite in bfloat16, and 0 * inf is NaN: masks follow the dtype of the model.
+            return ast.Attribute(call_of(dotted("jnp.finfo"), self._dtype()), "max" if number > 0 else "min", ast.Load())
+        return self._literal(number)
+
+    def _literal(self, number: Any) -> ast.expr:
+        return literal(number)
+
+    def _host_operand(self, item: Call, position: int, value: Value) -> ast.expr:
+        if value.array is not None and value.kind is Kind.HOST:
+            self._nearby = [other for other in item.inputs if other is not None]
+            return self._symbols(value.array)
+        if value.array is not None:
+            if value.array.ndim > 1 or value.array.dtype.kind not in "iufb" or (value.array.ndim == 0 and value.array.dtype not in (np.int64, np.bool_)):
+                return self._array(value.array)
+            return self._literal(plain_numbers(value.array))
+        expression = self._value(value)
+        if value.kind is Kind.HOST:
+            return expression
+        host_value = name_of("host_value")
+        origin = f" computed by {value.producer.describe()}" if value.producer is not None else ""
+        return call_of(host_value, expression, literal(f"input {item.op.input_name(position)!r} of {item.describe()},{origin or ' ' + value.name}"))
+
+    def _symbols(self, array: np.ndarray) -> ast.expr:
+        if array.ndim == 0:
+            return symbolic(array.item(), self._size)
+        return ast.Tuple([self._symbols(np.asarray(item, dtype=object)) for item in array], ast.Load())
+
+    def _size(self, dim: Dim) -> ast.expr:
+        variables = [] if self._current is None else self._variables(self._current)
+        live = [value for value in self._last_use if value in self.names and value in self.block.inputs]
+        for value in (*self._nearby, *live, *variables, *self.names):
+            if value in self.names and axis_of(value, dim) is not None and self._is_current(value):
+                shape = ast.Attribute(name_of(self.names[value]), "shape", ast.Load())
+                return ast.Subscript(shape, literal(axis_of(value, dim)), ast.Load())
+        raise AssertionError(f"no named value has the dimension {dim!r}")
+
+    def _is_current(self, value: Value) -> bool:
+        """Whether the name of a value still stands for it."""
+        holders = [other for other, text in self.names.items() if text == self.names[value]]
+        return holders[-1] is value
+
+    def _array(self, array: np.ndarray) -> ast.expr:
+        numbers = self._literal(plain_numbers(array))
+        if is_floating(array.dtype):
+            kind = self._dtype() if array.dtype == self.main_dtype else dtype_of(array.dtype)
+            return call_of(dotted("jnp.array"), numbers, kind)
+        if array.dtype in (np.int64, np.bool_):
+            return call_of(dotted("np.array"), numbers, **({} if array.size else {"dtype": dotted(f"np.{array.dtype.name}")}))
+        return call_of(dotted("np.array"), numbers, dotted(f"np.{array.dtype.name}"))
+
+    def _attribute(self, item: Call, key: str, value: Any) -> ast.expr:
+        if key in item.op.dtypes:
+            known = _dtype_of_attribute(value)
+            if known == self.main_dtype:
+                return self._dtype()
+            return dtype_of(known)
+        if isinstance(value, np.ndarray):
+            return self._array(value)
+        return self._literal(value)
+
+    def _outputs(self) -> ast.expr:
+        expressions = []
+        for value in self.block.outputs:
+            expression = self._value(value)
+            if not self.block.path and (value.kind is not Kind.DEVICE):
+                expression = call_of(dotted("jnp.asarray"), expression)
+            expressions.append(expression)
+        return expressions[0] if len(expressions) == 1 else ast.Tuple(expressions, ast.Load())
+
+
+def _operands(item: Item) -> list[Value]:
+    return item.inputs if isinstance(item, BlockCall) else data_reads(item)
+
+
+def _dims(item: Item) -> list[Dim]:
+    if isinstance(item, BlockCall):
+        return []
+    return [dim for value in data_reads(item) for dim in symbol_dims(value)]
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    return not isinstance(value, np.ndarray) and type(value) is type(default) and value == default
+
+
+def _dtype_of_attribute(value: Any) -> np.dtype:
+    import onnx
+
+    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value)) if isinstance(value, int) else np.dtype(value)
+
+
+def _assign(target: str | tuple[str, ...], expression: ast.expr) -> ast.Assign:
+    names = ast.Name(target, ast.Store()) if isinstance(target, str) else ast.Tuple([ast.Name(item, ast.Store()) for item in target], ast.Store())
+    return ast.Assign([names], expression, lineno=0)
+
+
+def _fold_last_assignment(body: list[ast.stmt]) -> list[ast.stmt]:
+    """`y = f(x); return y` is `return f(x)`."""
+    if len(body) >= 2 and isinstance(body[-1], ast.Return) and isinstance(body[-2], ast.Assign):
+        target, result = body[-2].targets[0], body[-1].value
+        if isinstance(target, ast.Name) and isinstance(result, ast.Name) and target.id == result.id:
+            return [*body[:-2], ast.Return(body[-2].value)]
+    return body

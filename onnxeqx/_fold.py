@@ -1,0 +1,208 @@
+"""Folding: what is known at load is computed at load; shape arithmetic becomes symbolic expressions.
+
+Integers and small tables are folded, parameters never are. Every value ends as CONST (known now), HOST (known while
+tracing) or DEVICE, and every stored tensor as parameter, buffer or constant.
+"""
+
+import dataclasses
+import warnings
+from typing import Any
+
+import jax
+import numpy as np
+
+from ._graph import Call, Graph, Kind, Leaf, Role, Value
+from ._lower import is_floating, is_weight
+from ._shapes import infer_call
+from ._symbolic import Dim, Symbol, UndecidedError, dims
+
+# A file of a few bytes must not become a load-time bomb (ConstantOfShape, Expand, Tile, Range of 10^12 elements).
+_MAX_FOLDED_BYTES = 1 << 26
+_MAX_SYMBOLS = 1024
+# Up to this many elements a constant stands in the source; larger ones are leaves.
+LITERAL_SIZE = 16
+
+
+@dataclasses.dataclass(frozen=True)
+class _Shaped:
+    """What an operator that reads shapes only is given in place of an array."""
+
+    shape: tuple[Any, ...]
+    dtype: np.dtype | None
+
+    @property
+    def ndim(self) -> int:
+        return len(self.shape)
+
+
+def fold(graph: Graph) -> Graph:
+    """Evaluates what it can, drops those calls, and classifies what is left. Changes `graph` and returns it."""
+    remaining = []
+    for call in graph.calls:
+        if not _evaluate(call):
+            remaining.append(call)
+            infer_call(call)
+    graph.calls = _reachable(graph, remaining)
+    _make_leaves(graph)
+    return graph
+
+
+def _evaluate(call: Call) -> bool:
+    """Whether the call was evaluated, in which case its outputs have become CONST or HOST."""
+    operands = _operands(call)
+    if operands is None:
+        if call.op.on_host and all(_is_host(value) for value in call.inputs if value is not None) and call.inputs:
+            for output in call.outputs:
+                output.kind = Kind.HOST
+        elif call.op.from_shapes:
+            call.outputs[0].kind = Kind.HOST
+        return False
+    try:
+        with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
+            _check_size(call, operands)
+            result = call.op.function(*operands, **call.attributes)
+    except (UndecidedError, TypeError, NotImplementedError, MemoryError, OverflowError):
+        for output in call.outputs:
+            output.kind = Kind.HOST
+        return False
+    results = result if isinstance(result, tuple) else (result,)
+    arrays = [_normalized(array, output.dtype) for array, output in zip(results, call.outputs, strict=False)]
+    if any(array is None for array in arrays):
+        return False
+    for array, output in zip(arrays, call.outputs, strict=False):
+        output.kind = Kind.HOST if array.dtype == object else Kind.CONST
+        output.array, output.shape, output.dtype = array, array.shape, output.dtype or array.dtype
+        output.stored = call.op.stores or (len(call.inputs) == 1 and _is_view(call) and call.inputs[0].stored)
+    return True
+
+
+def _is_view(call: Call) -> bool:
+    return call.outputs[0].array is not None and call.inputs[0] is not None and call.outputs[0].array is call.inputs[0].array
+
+
+def _operands(call: Call) -> list[Any] | None:
+    """The inputs as NumPy arrays, if all of them are known or symbolic and the operator runs on the host."""
+    if call.op.from_shapes:
+        value = call.inputs[0]
+        if value is None or value.shape is None:
+            return None
+        return [_Shaped(value.shape, value.dtype)]
+    if not call.op.on_host and not (call.op.stores and all(value.array is not None for value in call.inputs if value)):
+        return None
+    if any(value is not None and value.array is None for value in call.inputs):
+        return None
+    return [None if value is None else value.array for value in call.inputs]
+
+
+def _check_size(call: Call, operands: list[Any]) -> None:
+    if not call.outputs or call.outputs[0].shape is None or call.outputs[0].dtype is None:
+        return
+    size = 1
+    for dim in call.outputs[0].shape:
+        if isinstance(dim, Symbol):
+            return
+        size *= dim
+    if size * call.outputs[0].dtype.itemsize > _MAX_FOLDED_BYTES:
+        raise MemoryError(f"{call.describe()} would fold into {size:,} elements")
+
+
+def _is_host(value: Value) -> bool:
+    return value.kind is Kind.HOST or (value.kind is Kind.CONST and value.array is not None and value.array.size <= LITERAL_SIZE)
+
+
+def _normalized(result: Any, dtype: np.dtype | None) -> np.ndarray | None:
+    """A NumPy array of plain numbers, or an object array of integers and symbols; `None` if it is neither."""
+    if isinstance(result, jax.Array):
+        return None
+    array = np.asarray(result, dtype=object if isinstance(result, Symbol) else None)
+    if array.dtype != object:
+        return array
+    items = [item.item() if isinstance(item, np.generic) else item for item in array.reshape(-1)]
+    if any(isinstance(item, Symbol) for item in items):
+        if array.size > _MAX_SYMBOLS:
+            return None
+        objects = np.empty(array.size, dtype=object)
+        objects[:] = items
+        return objects.reshape(array.shape)
+    if all(isinstance(item, bool) for item in items):
+        return np.array(items, dtype=bool).reshape(array.shape)
+    return np.array(items, dtype=dtype or np.int64).reshape(array.shape)
+
+
+def _reachable(graph: Graph, calls: list[Call]) -> list[Call]:
+    """The calls that an output depends on."""
+    needed = {id(value) for value in graph.outputs}
+    kept = []
+    for call in reversed(calls):
+        if any(id(output) in needed for output in call.outputs):
+            kept.append(call)
+            needed |= {id(value) for value in call.inputs if value is not None}
+            needed |= {id(dim.value) for value in call.inputs if value is not None for dim in symbol_dims(value)}
+    needed_by_outputs = {id(dim.value) for value in graph.outputs for dim in symbol_dims(value)}
+    return _reachable_dims(calls, kept, needed_by_outputs)
+
+
+def _reachable_dims(calls: list[Call], kept: list[Call], needed: set[int]) -> list[Call]:
+    if not needed:
+        return kept[::-1]
+    chosen = {id(call) for call in kept}
+    for call in reversed(calls):
+        if id(call) in chosen or any(id(output) in needed for output in call.outputs):
+            chosen.add(id(call))
+            needed |= {id(value) for value in call.inputs if value is not None}
+    return [call for call in calls if id(call) in chosen]
+
+
+def symbol_dims(value: Value) -> list[Dim]:
+    """The dimensions that a HOST value reads."""
+    if value.kind is not Kind.HOST or value.array is None:
+        return []
+    return [dim for item in value.array.reshape(-1) for dim in dims(item)]
+
+
+def _make_leaves(graph: Graph) -> None:
+    """Turns large constants into leaves, and classifies all leaves."""
+    constants: dict[int, Value] = {}
+    operands = [(call, position, value) for call in graph.calls for position, value in enumerate(call.inputs) if value is not None]
+    for call, position, value in operands:
+        if value.kind is Kind.CONST and value.leaf is None and call.op.input_name(position) not in call.op.host:
+            constants[id(value)] = value
+    for value in graph.outputs:
+        if value.kind is Kind.CONST:
+            constants[id(value)] = value
+    nodes_hold_weights = _nodes_hold_weights(graph, list(constants.values()))
+    for value in constants.values():
+        if value.array.size > LITERAL_SIZE or (value.stored and is_weight(value.array.shape, value.array.dtype) and value.array.size > 1):
+            value.leaf = _leaf_of_constant(value, nodes_hold_weights)
+            value.kind = Kind.DEVICE
+    _mark_buffers(operands)
+
+
+def _leaf_of_constant(value: Value, nodes_hold_weights: bool) -> Leaf:
+    array = value.array
+    if not is_floating(array.dtype):
+        role = Role.CONSTANT
+    else:
+        role = Role.PARAMETER if value.stored and nodes_hold_weights else Role.BUFFER
+    return Leaf(value.name, lambda: array, array.shape, array.dtype, role, from_node=value.stored and value.producer is not None, folded=not value.stored)
+
+
+def _nodes_hold_weights(graph: Graph, constants: list[Value]) -> bool:
+    """Whether this file keeps its weights in nodes: Paddle's, Caffe2's and silero's do, and have few initializers or none."""
+    stored = sum(value.array.size for value in constants if value.stored and is_weight(value.array.shape, value.array.dtype))
+    initializers = sum(int(np.prod(leaf.shape)) for leaf in graph.leaves() if leaf.role is Role.PARAMETER)
+    return stored > initializers
+
+
+def _mark_buffers(operands: list[tuple[Call, int, Value]]) -> None:
+    """A weight that every reader takes as a statistic is a buffer."""
+    trained: dict[int, bool] = {}
+    leaves = {}
+    for call, position, value in operands:
+        if value.leaf is not None and value.leaf.role is Role.PARAMETER:
+            leaves[id(value.leaf)] = value.leaf
+            as_buffer = call.op.input_name(position) in call.op.buffers
+            trained[id(value.leaf)] = trained.get(id(value.leaf), False) or not as_buffer
+    for key, leaf in leaves.items():
+        if not trained[key]:
+            leaf.role = Role.BUFFER

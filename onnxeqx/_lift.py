@@ -1,0 +1,181 @@
+"""Lifting: calls with constant weights become layers that own their weights."""
+
+import dataclasses
+
+import numpy as np
+
+from ._fold import symbol_dims
+from ._graph import Call, Graph, Leaf, Lifted, Role, Value
+from ._registry import Registry
+
+
+def lift(graph: Graph, registry: Registry) -> Graph:
+    """Applies the lift rules, drops calls that pass their input through, and settles ties. Changes and returns `graph`."""
+    _drop_pass_through(graph)
+    rules = registry.lift_rules()
+    context = LiftContext(graph)
+    lifted: dict[int, Lifted] = {}
+    absorbed: set[int] = set()
+    copies = _UniformCopies(context)
+    for call in graph.calls:
+        if id(call) in absorbed:
+            continue
+        for rule in rules:
+            if call.op_type in rule.ops and (found := rule.function(call, context)) is not None and found.weights:
+                if not any(id(other) in absorbed for other in found.absorbs):
+                    copies.separate(found)
+                    lifted[id(call)] = found
+                    absorbed |= {id(other) for other in found.absorbs}
+                break
+    _refuse_ties(graph, lifted)
+    _replace(graph, lifted)
+    return graph
+
+
+class LiftContext:
+    """What a lift rule may ask about the graph around a call."""
+
+    def __init__(self, graph: Graph) -> None:
+        self._users = graph.users()
+        self._outputs = {id(value) for value in graph.outputs}
+        self._readers: dict[int, int] = {}
+        for value, calls in self._users.items():
+            if value.leaf is not None:
+                self._readers[id(value.leaf)] = self._readers.get(id(value.leaf), 0) + len(calls)
+
+    def only_reader(self, value: Value) -> Call | None:
+        """The call that alone reads `value`; `None` if there are several, or if it is an output of the graph."""
+        users = self._users.get(value, [])
+        return users[0] if len(users) == 1 and id(value) not in self._outputs else None
+
+    def readers_of(self, leaf: Leaf) -> int:
+        """How many operands read a stored tensor."""
+        return self._readers.get(id(leaf), 0)
+
+    def weight(self, value: Value | None, ndim: int | None = None) -> Leaf | None:
+        """The stored tensor that `value` is, if it may be a layer's weight of this rank."""
+        if value is None or value.leaf is None or value.leaf.folded or value.leaf.role is Role.CONSTANT:
+            return None
+        return value.leaf if ndim in (None, len(value.leaf.shape)) else None
+
+
+class _UniformCopies:
+    """Gives each layer its own copy of a uniform tensor.
+
+    Exporters merge equal initial values by accident: all biases zero, all scales one. A tensor that is uniform and has
+    several readers is separate weights, unless the layers share their other weights too.
+    """
+
+    def __init__(self, context: LiftContext) -> None:
+        self._context = context
+        self._copies: dict[tuple[int, object], Leaf] = {}
+        self._kept: set[int] = set()
+        self._uniform: dict[int, bool] = {}
+
+    def separate(self, lifted: Lifted) -> None:
+        uniform = {field for field, (leaf, _) in lifted.weights.items() if self._is_shared_uniform(leaf)}
+        others = tuple(id(leaf) for field, (leaf, _) in lifted.weights.items() if field not in uniform)
+        call = lifted.absorbs[0]
+        for field in uniform:
+            leaf, transform = lifted.weights[field]
+            owner = others or call.scope or (id(call),)
+            lifted.weights[field] = (self._copy(leaf, owner, lifted), transform)
+
+    def _is_shared_uniform(self, leaf: Leaf) -> bool:
+        if id(leaf) not in self._uniform:
+            self._uniform[id(leaf)] = self._context.readers_of(leaf) > 1 and is_uniform(leaf)
+        return self._uniform[id(leaf)]
+
+    def _copy(self, leaf: Leaf, owner: object, lifted: Lifted) -> Leaf:
+        key = (id(leaf), owner)
+        if key not in self._copies:
+            *prefix, _ = leaf.initializer.split(".")
+            named_after_layer = bool(prefix) and lifted.absorbs[0].scope == tuple(prefix)
+            unscoped_first = not lifted.absorbs[0].scope and id(leaf) not in self._kept
+            if named_after_layer or unscoped_first:
+                self._kept.add(id(leaf))
+                self._copies[key] = leaf
+            else:
+                reader = next(
+                    (call.outputs[0].name, position)
+                    for call in lifted.absorbs
+                    for position, value in enumerate(call.inputs)
+                    if value is not None and value.leaf is leaf
+                )
+                self._copies[key] = dataclasses.replace(leaf, reader=reader)
+        return self._copies[key]
+
+
+def _drop_pass_through(graph: Graph) -> None:
+    """Removes identities. An initializer handed on under another name is one tensor, unless it is uniform.
+
+    Exporters merge equal initial values by accident (all biases zero, all scales one): those are separate weights.
+    """
+    renamed: dict[Value, Value] = {}
+    used = {value for call in graph.calls for value in call.inputs if value is not None} | set(graph.outputs)
+    kept = []
+    for call in graph.calls:
+        call.inputs = [renamed.get(value, value) if value is not None else None for value in call.inputs]
+        if not call.op.passes_through or any(output in used for output in call.outputs[1:]):
+            kept.append(call)
+            continue
+        source, target = call.inputs[0], call.outputs[0]
+        if source.leaf is not None and not source.leaf.folded and is_uniform(source.leaf):
+            leaf = source.leaf
+            copy = Leaf(target.name, leaf.load, leaf.shape, leaf.dtype, leaf.role, from_node=True)
+            renamed[target] = Value(target.name, source.dtype, source.shape, leaf=copy)
+        else:
+            renamed[target] = source
+    graph.calls = kept
+    graph.outputs = [renamed.get(value, value) for value in graph.outputs]
+
+
+def is_uniform(leaf: Leaf) -> bool:
+    """Whether all elements of a stored tensor are equal."""
+    array = leaf.load()
+    return array.size > 0 and bool(np.all(array == array.reshape(-1)[0]))
+
+
+def _refuse_ties(graph: Graph, lifted: dict[int, Lifted]) -> None:
+    """A tensor has one owner: among layers that share only some of their weights, the first keeps them.
+
+    Calls with exactly the same weights are one layer called several times.
+    """
+    owners: dict[int, Lifted] = {}
+    for key, found in list(lifted.items()):
+        others = {id(owners[id(leaf)]): owners[id(leaf)] for leaf, _ in found.weights.values() if id(leaf) in owners}
+        if not others:
+            owners |= {id(leaf): found for leaf, _ in found.weights.values()}
+        elif all(found.same_layer(other) for other in others.values()):
+            found.shares = next(iter(others.values()))
+        else:
+            del lifted[key]
+
+
+def _replace(graph: Graph, lifted: dict[int, Lifted]) -> None:
+    absorbed = {id(call): found for found in lifted.values() for call in found.absorbs}
+    last = {id(found): found.absorbs[-1] for found in lifted.values()}
+    kept = []
+    for call in graph.calls:
+        found = absorbed.get(id(call))
+        if found is None:
+            kept.append(call)
+        elif call is last[id(found)]:
+            first = found.absorbs[0]
+            merged = Call(first.name, first.op_type, first.opset, first.op, list(found.inputs), found.outputs, {}, first.scope, first.class_names, found.shares or found)
+            kept.append(merged)
+    graph.calls = kept
+    _drop_unread(graph)
+
+
+def _drop_unread(graph: Graph) -> None:
+    """Removes calls whose results the lifted layers no longer read, such as the transpose of a weight."""
+    needed = set(graph.outputs)
+    kept = []
+    for call in reversed(graph.calls):
+        if any(output in needed for output in call.outputs):
+            kept.append(call)
+            for value in call.inputs:
+                if value is not None:
+                    needed |= {value, *(dim.value for dim in symbol_dims(value))}
+    graph.calls = kept[::-1]

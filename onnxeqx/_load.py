@@ -1,0 +1,143 @@
+"""Loading and converting: from an ONNX file, or a converted folder, to a live Equinox model."""
+
+import dataclasses
+import json
+import os
+import pathlib
+from typing import Any
+
+import equinox as eqx
+import onnx
+
+from ._convert import Printed, Provenance
+from ._convert import convert as run_pipeline
+from ._errors import ConversionError, ReadError
+from ._module import import_source
+from ._read import InputShapes, read, read_proto
+from ._weights import bind, dump_json, read_weights, save_weights, whole_path
+
+SOURCE, WEIGHTS, GRAPH = "model.py", "weights.safetensors", "graph.onnx"
+
+# On the module of printed source: where its models come from.
+_ORIGIN = "__onnxeqx_origin__"
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Origin:
+    """The ONNX model that a class was printed from, without its weights, and where each leaf came from."""
+
+    graph: bytes
+    provenance: dict[str, Provenance]
+    source: str
+
+
+def load(path: str | os.PathLike[str], *, input_shapes: InputShapes | None = None) -> Any:
+    """An ONNX file, or a folder written by [`onnxeqx.convert`][], as an Equinox model.
+
+    ```python
+    model = onnxeqx.load("resnet50.onnx")
+    logits = eqx.filter_jit(model)(images)
+    ```
+
+    **Arguments:**
+
+    - `path`: an `.onnx` file or a converted folder, whose `model.py` may have been edited.
+    - `input_shapes`: shapes that replace the declared ones of an ONNX file, by input name; a string or `None` frees a
+      dimension: `{"input": ("batch", 3, 128, 128)}`.
+
+    **Returns:** an `eqx.Module`. Call it on the batch, with inputs in graph order or by their ONNX names; one output is an
+    array, several are a tuple. `model.input_names` and `model.output_names` are the names in the file.
+
+    **Raises:** `ReadError`, `UnsupportedOpsError`, `ConversionError`, `WeightsError`.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        if input_shapes:
+            raise ReadError(f"{str(path)!r} is a converted folder; give input_shapes when converting the ONNX file.")
+        return _load_folder(path)
+    return build(run_pipeline(read(path, input_shapes), path.name))
+
+
+def load_model(model: onnx.ModelProto, *, input_shapes: InputShapes | None = None) -> Any:
+    """As [`onnxeqx.load`][], from an `onnx.ModelProto` in memory, which is not changed."""
+    return build(run_pipeline(read_proto(model, input_shapes=input_shapes), "model"))
+
+
+def build(printed: Printed) -> Any:
+    """The live model of a converted graph: its source imported, its weights bound."""
+    module = import_source(printed.source)
+    setattr(module, _ORIGIN, Origin(printed.graph, printed.provenance, printed.source))
+    return bind(eqx.filter_eval_shape(module.Model), printed.weights(), "the ONNX file")
+
+
+def convert(
+    path: str | os.PathLike[str], folder: str | os.PathLike[str], *, force: bool = False, input_shapes: InputShapes | None = None
+) -> None:
+    """Writes a converted folder: `model.py`, `weights.safetensors` and `graph.onnx`.
+
+    `model.py` is the source of the model, to read and to edit; `weights.safetensors` holds its leaves by key path, and where
+    each came from; `graph.onnx` is the ONNX graph without weights, for [`onnxeqx.save_onnx`][].
+
+    **Arguments:**
+
+    - `path`: an `.onnx` file.
+    - `folder`: written whole or not at all.
+    - `force`: replace a folder that is there.
+    - `input_shapes`: as in [`onnxeqx.load`][].
+
+    **Raises:** as [`onnxeqx.load`][], and `OutputExistsError`.
+    """
+    path = pathlib.Path(path)
+    with whole_path(folder, force=force) as scratch:
+        printed = run_pipeline(read(path, input_shapes), path.name)
+        _write_folder(scratch, build(printed), Origin(printed.graph, printed.provenance, printed.source))
+
+
+def save(model: Any, folder: str | os.PathLike[str], *, force: bool = False) -> None:
+    """Writes a live model as a converted folder, with its present weights.
+
+    **Arguments:**
+
+    - `model`: a model that came from [`onnxeqx.load`][]. A replaced head of another width is written into `model.py`.
+    - `folder`, `force`: as in [`onnxeqx.convert`][].
+    """
+    origin = origin_of(model)
+    with whole_path(folder, force=force) as scratch:
+        _write_folder(scratch, model, origin)
+
+
+def _write_folder(folder: pathlib.Path, model: Any, origin: Origin) -> None:
+    folder.mkdir()
+    (folder / SOURCE).write_text(origin.source)
+    (folder / GRAPH).write_bytes(origin.graph)
+    provenance = {path: dataclasses.asdict(entry) for path, entry in origin.provenance.items()}
+    save_weights(model, folder / WEIGHTS, metadata={"format": "onnxeqx", "provenance": dump_json(provenance)})
+
+
+def _load_folder(folder: pathlib.Path) -> Any:
+    missing = [name for name in (SOURCE, WEIGHTS) if not (folder / name).is_file()]
+    if missing:
+        raise ReadError(f"Folder {str(folder)!r} has no {missing[0]}; give an .onnx file, or a folder written by onnxeqx.convert.")
+    weights, metadata = read_weights(folder / WEIGHTS)
+    module = import_source((folder / SOURCE).read_text(), str(folder / SOURCE))
+    if (folder / GRAPH).is_file():
+        entries = json.loads(metadata.get("provenance", "{}"))
+        provenance = {path: Provenance(**entry | {"shape": tuple(entry["shape"])}) for path, entry in entries.items()}
+        setattr(module, _ORIGIN, Origin((folder / GRAPH).read_bytes(), provenance, (folder / SOURCE).read_text()))
+    return bind(eqx.filter_eval_shape(module.Model), weights, f"{str(folder / WEIGHTS)!r}")
+
+
+def origin_of(model: Any) -> Origin:
+    """The origin of a model.
+
+    **Raises:** `ConversionError` if it did not come from an ONNX file.
+    """
+    import sys
+
+    origin = getattr(sys.modules.get(type(model).__module__), _ORIGIN, None)
+    if origin is None:
+        raise ConversionError(
+            f"{type(model).__name__} keeps no ONNX graph: it did not come from onnxeqx.load, or its folder has no {GRAPH}; "
+            "use onnxeqx.save_weights, or the `export` extra for another architecture."
+        )
+    return origin

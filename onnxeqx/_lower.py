@@ -1,0 +1,226 @@
+"""Lowering: from ONNX nodes to calls of operator functions, versions resolved, nothing evaluated yet."""
+
+import collections
+import heapq
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from . import _errors
+from ._graph import Call, Graph, Kind, Leaf, Value
+from ._names import scope_of
+from ._read import Inferred, infer_types
+from ._registry import Op, Registry
+from ._symbolic import Dim
+
+
+def lower(model: ir.Model, registry: Registry) -> Graph:
+    """Turns every node into a `Call`, in topological order.
+
+    **Raises:** `UnsupportedOpsError` listing every operator that no plugin provides; `ConversionError` where the graph
+    is not a directed acyclic graph of known values, or a node does not fit its operator's schema.
+    """
+    ops = _resolve(model, registry)
+    inferred = infer_types(model)
+    values: dict[str, Value] = {}
+    graph = model.graph
+    inputs = [value for value in graph.inputs if value.name not in graph.initializers]
+    declared = {value.name: _declared(value) for value in inputs}
+    for value in inputs:
+        values[value.name] = Value(value.name, _numpy_dtype(value.dtype))
+    for name, initializer in graph.initializers.items():
+        values[name] = _stored(name, initializer)
+    calls = [_lower_node(node, ops[node], values, model) for node in _sorted(model, set(values))]
+    _set_types(values, [value.name for value in inputs], inferred)
+    outputs = []
+    for output in graph.outputs:
+        if output.name not in values:
+            raise _errors.ConversionError(f"Graph output {output.name!r} is computed by no node; export the model again.")
+        outputs.append(values[output.name])
+    return Graph(graph.name or "", [values[value.name] for value in inputs], outputs, calls, tuple(output.name for output in graph.outputs), declared)
+
+
+def _resolve(model: ir.Model, registry: Registry) -> dict[ir.Node, Op]:
+    found: dict[ir.Node, Op] = {}
+    missing: dict[tuple[str, str, int], list[str]] = {}
+    for node in model.graph:
+        opset = _opset(node, model)
+        op = registry.lookup(node.domain, node.op_type, opset)
+        if op is None:
+            missing.setdefault((node.domain, node.op_type, opset), []).append(node.name or "(unnamed)")
+        else:
+            found[node] = op
+    if missing:
+        raise _errors.UnsupportedOpsError(_missing_text(missing))
+    return found
+
+
+def _opset(node: ir.Node, model: ir.Model) -> int:
+    return node.version if node.version is not None else model.opset_imports.get(node.domain, 1)
+
+
+def _missing_text(missing: dict[tuple[str, str, int], list[str]]) -> str:
+    lines = [f"No loaded plugin provides {len(missing)} operator{'s' if len(missing) > 1 else ''} of this model:"]
+    for (domain, op_type, opset), nodes in sorted(missing.items()):
+        shown = ", ".join(map(repr, nodes[:3])) + (f" and {len(nodes) - 3} more" if len(nodes) > 3 else "")
+        lines.append(f"  {domain + '::' if domain else ''}{op_type} at opset {opset}, node{'s' if len(nodes) > 1 else ''} {shown}")
+    domain, op_type, opset = min(missing)
+    domain_text = f", domain={domain!r}" if domain else ""
+    lines += [
+        "Install a plugin that has them (`onnxeqx plugins` lists the loaded ones), or write one:",
+        f"  @onnxeqx.op({op_type!r}{domain_text}, since={opset})",
+        f"  def {snake_case(op_type)}(x, *, attribute=default): ...",
+        "  @onnxeqx.hookimpl",
+        "  def onnxeqx_register_ops(registry): registry.add_module(__name__)",
+    ]
+    return "\n".join(lines)
+
+
+def snake_case(op_type: str) -> str:
+    """The operator's name in snake case, as functions are named."""
+    return "".join("_" + c.lower() if c.isupper() and i and not op_type[i - 1].isupper() else c.lower() for i, c in enumerate(op_type))
+
+
+def _declared(value: ir.Value) -> tuple[int | str | None, ...] | None:
+    if value.shape is None:
+        return None
+    return tuple(None if dim in ("", "?") or (isinstance(dim, int) and dim <= 0) else dim for dim in (
+        dim if isinstance(dim, int) else dim.value for dim in value.shape.dims))
+
+
+def _numpy_dtype(dtype: ir.DataType | None) -> np.dtype | None:
+    return None if dtype in (None, ir.DataType.UNDEFINED, ir.DataType.STRING) else np.dtype(dtype.numpy())
+
+
+def _stored(name: str, initializer: ir.Value) -> Value:
+    tensor = initializer.const_value
+    if tensor is None:
+        raise _errors.ConversionError(f"Initializer {name!r} has no data; export the model again.")
+    return stored_value(name, tensor.numpy, tuple(tensor.shape.numpy()), tensor.numpy_dtype if hasattr(tensor, "numpy_dtype") else np.dtype(tensor.dtype.numpy()))
+
+
+def stored_value(name: str, load: Any, shape: tuple[int, ...], dtype: np.dtype) -> Value:
+    """An initializer as a value: floating-point tensors are parameters, everything else is a constant."""
+    if is_weight(shape, dtype):
+        return Value(name, dtype, shape, leaf=Leaf(name, load, shape, dtype))
+    return Value(name, dtype, shape, Kind.CONST, np.asarray(load()), stored=True)
+
+
+def is_weight(shape: tuple[int, ...], dtype: np.dtype) -> bool:
+    """Whether a stored tensor is a weight: floating point, and more than a scalar."""
+    return is_floating(dtype) and len(shape) > 0
+
+
+def is_floating(dtype: np.dtype | None) -> bool:
+    # ml_dtypes (bfloat16, float8) are of NumPy kind "V".
+    return dtype is not None and (dtype.kind == "f" or (dtype.kind == "V" and "float" in dtype.name))
+
+
+def _sorted(model: ir.Model, known: set[str]) -> list[ir.Node]:
+    """Topological order (Kahn): the file's own order, where that is one."""
+    nodes = list(model.graph)
+    produced = {value.name: node for node in nodes for value in node.outputs if value.name}
+    waiting: dict[ir.Node, int] = {}
+    readers: dict[ir.Node, list[ir.Node]] = collections.defaultdict(list)
+    for node in nodes:
+        sources = [value for value in node.inputs if value is not None and value.name and value.name not in known]
+        for value in sources:
+            if value.name not in produced:
+                raise _errors.ConversionError(
+                    f"Node {node.name!r} ({node.op_type}) reads {value.name!r}, which no node, input or initializer gives; export the model again."
+                )
+            readers[produced[value.name]].append(node)
+        waiting[node] = len(sources)
+    position = {node: index for index, node in enumerate(nodes)}
+    ready = [position[node] for node in nodes if not waiting[node]]
+    heapq.heapify(ready)
+    order = []
+    while ready:
+        node = nodes[heapq.heappop(ready)]
+        order.append(node)
+        for reader in readers[node]:
+            waiting[reader] -= 1
+            if not waiting[reader]:
+                heapq.heappush(ready, position[reader])
+    if len(order) < len(nodes):
+        stuck = next(node for node in nodes if waiting[node])
+        raise _errors.ConversionError(f"Node {stuck.name!r} ({stuck.op_type}) depends on its own output; the graph must have no cycles.")
+    return order
+
+
+def _lower_node(node: ir.Node, op: Op, values: dict[str, Value], model: ir.Model) -> Call:
+    scope, class_names = scope_of(node)
+    inputs = [values[value.name] if value is not None and value.name else None for value in node.inputs]
+    while inputs and inputs[-1] is None:
+        inputs.pop()
+    name = node.name or (node.outputs[0].name if node.outputs else "")
+    call = Call(name, op.full_name, _opset(node, model), op, inputs, [], {}, scope, class_names)
+    call.attributes = _attributes(node, op, call)
+    _check_arity(call)
+    for output in node.outputs:
+        value = Value(output.name or "", _numpy_dtype(output.dtype), producer=call)
+        call.outputs.append(value)
+        if output.name:
+            if output.name in values:
+                raise _errors.ConversionError(f"Value {output.name!r} is given twice, the second time by {call.describe()}; export the model again.")
+            values[output.name] = value
+    return call
+
+
+def _attributes(node: ir.Node, op: Op, call: Call) -> dict[str, Any]:
+    known = op.attributes
+    attributes = {name: _python(attribute, call) for name, attribute in node.attributes.items()}
+    unknown = sorted(set(attributes) - set(known))
+    if unknown:
+        raise _errors.ConversionError(
+            f"Attribute {unknown[0]!r} of {call.describe()} is not one of {', '.join(known) or 'none'}; the file does not follow the operator's schema."
+        )
+    missing = sorted(name for name, default in known.items() if default is op.REQUIRED and name not in attributes)
+    if missing:
+        raise _errors.ConversionError(f"Attribute {missing[0]!r} of {call.describe()} is required but absent; export the model again.")
+    if "n_outputs" in known and len(node.outputs) != 1:
+        attributes["n_outputs"] = len(node.outputs)
+    return attributes
+
+
+def _python(attribute: ir.Attr, call: Call) -> Any:
+    kind = ir.AttributeType
+    match attribute.type:
+        case kind.TENSOR:
+            return attribute.value.numpy()
+        case kind.INT | kind.FLOAT | kind.STRING:
+            return attribute.value
+        case kind.INTS | kind.FLOATS | kind.STRINGS:
+            return tuple(attribute.value)
+        case kind.TENSORS:
+            return tuple(tensor.numpy() for tensor in attribute.value)
+    raise _errors.ConversionError(
+        f"Attribute {attribute.name!r} of {call.describe()} is of type {attribute.type.name}, which operators cannot take yet."
+    )
+
+
+def _check_arity(call: Call) -> None:
+    parameters = [name for name in call.op.inputs]
+    if len(call.inputs) > len(parameters) and not call.op.variadic:
+        raise _errors.ConversionError(f"{call.describe()} has {len(call.inputs)} inputs, but the operator takes {len(parameters)}: {', '.join(parameters)}.".capitalize())
+    for position, name in enumerate(call.op.required_inputs):
+        if position >= len(call.inputs) or call.inputs[position] is None:
+            raise _errors.ConversionError(f"Input {name!r} of {call.describe()} is required but absent; export the model again.")
+
+
+def _set_types(values: dict[str, Value], inputs: list[str], inferred: dict[str, Inferred]) -> None:
+    """Puts inferred types on values. A symbolic dimension stands for the size of the first value that has it."""
+    roots: dict[str, Dim] = {}
+    for name in dict.fromkeys((*inputs, *values)):
+        value, found = values[name], inferred.get(name)
+        if found is None:
+            continue
+        if value.dtype is None and found.elem_type:
+            value.dtype = _numpy_dtype(ir.DataType(found.elem_type))
+        if found.shape is not None and value.shape is None:
+            own = [Dim(value, axis) for axis in range(len(found.shape))]
+            value.shape = tuple(
+                dim if isinstance(dim, int) else own[axis] if dim is None else roots.setdefault(dim, own[axis])
+                for axis, dim in enumerate(found.shape)
+            )

@@ -1,0 +1,239 @@
+"""Reading: from an ONNX file to a checked `onnx_ir.Model` with local functions inlined and shapes inferred."""
+
+import dataclasses
+import functools
+import os
+import pathlib
+from collections.abc import Collection, Mapping, Sequence
+
+import google.protobuf.message
+import onnx
+import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
+
+from ._errors import ReadError
+
+InputShapes = Mapping[str, Sequence[int | str | None]]
+
+_MAX_INLINED_NODES = 1_000_000
+_LARGE_TENSOR_BYTES = 1 << 10
+
+
+def read(path: str | os.PathLike[str], input_shapes: InputShapes | None = None) -> ir.Model:
+    """Reads an ONNX file. External data stays on disk, memory-mapped, until a weight is bound.
+
+    **Arguments:**
+
+    - `path`: the `.onnx` file. Its external data lies in the same folder, or, for a symbolic link as in the Hugging Face
+      cache, where the file itself really lies.
+    - `input_shapes`: shapes that replace the declared ones, by input name: an integer fixes a dimension, a string or
+      `None` frees it.
+
+    **Raises:** `ReadError` if the file is missing, truncated, no ONNX model, of an unknown opset, or malformed.
+    """
+    path = pathlib.Path(path)
+    if not path.is_file():
+        raise ReadError(f"There is no file {str(path)!r}; give the path of an .onnx file or of a converted folder.")
+    if path.stat().st_size == 0:
+        raise ReadError(f"{str(path)!r} is empty (0 bytes); fetch or export the model again.")
+    try:
+        proto = onnx.load(path, load_external_data=False)
+    except google.protobuf.message.DecodeError:
+        raise ReadError(f"{str(path)!r} is truncated or is no ONNX file: its protobuf does not parse; fetch or export it again.") from None
+    return read_proto(proto, folder=path.parent, resolved=path.resolve().parent, name=path.name, input_shapes=input_shapes)
+
+
+def read_proto(
+    proto: onnx.ModelProto,
+    *,
+    folder: pathlib.Path | None = None,
+    resolved: pathlib.Path | None = None,
+    name: str = "model",
+    input_shapes: InputShapes | None = None,
+) -> ir.Model:
+    """As [`onnxeqx._read.read`][], from a model in memory; the model is not changed."""
+    if not proto.graph.node and not proto.graph.output:
+        raise ReadError(f"{name!r} holds no graph: it is no ONNX model, or it is truncated; fetch or export it again.")
+    _check_external_data(proto, folder, resolved, name)
+    _check_functions(proto, name)
+    opsets = _opsets(proto, name)
+    try:
+        model = ir.from_proto(proto)
+    except Exception as error:  # onnx-ir raises many types on malformed protobufs
+        raise ReadError(f"{name!r} is malformed: {error}".splitlines()[0] + "; check it with onnx.checker.check_model.") from error
+    model.opset_imports.update(opsets)
+    if folder is not None:
+        ir.external_data.set_base_dir(model.graph, folder)
+    if proto.functions:
+        InlinePass()(model)
+    _override_shapes(model, input_shapes or {}, name)
+    return model
+
+
+def _check_external_data(proto: onnx.ModelProto, folder: pathlib.Path | None, resolved: pathlib.Path | None, name: str) -> None:
+    for tensor in _tensors(proto.graph):
+        if tensor.data_location != onnx.TensorProto.EXTERNAL:
+            continue
+        entries = {entry.key: entry.value for entry in tensor.external_data}
+        location = entries.get("location", "")
+        if folder is None:
+            raise ReadError(
+                f"Tensor {tensor.name!r} of {name!r} is stored in the external file {location!r}, which a model in memory "
+                "does not bring along; load it by path."
+            )
+        relative = pathlib.PurePosixPath(location.replace("\\", "/"))
+        target = folder / relative
+        if not location or relative.is_absolute() or ".." in relative.parts or not _inside(target, folder, resolved):
+            raise ReadError(
+                f"Tensor {tensor.name!r} of {name!r} points to {location!r}, outside the model's folder; "
+                "external data must lie beside the model."
+            )
+        if not target.is_file():
+            raise ReadError(f"External data {location!r} of {name!r} is missing; put it beside the model, in {str(folder)!r}.")
+        offset, size = int(entries.get("offset", 0)), target.stat().st_size
+        length = int(entries.get("length", size - offset))
+        if offset < 0 or length < 0 or offset + length > size:
+            raise ReadError(
+                f"External data {location!r} of {name!r} has {size} bytes, but tensor {tensor.name!r} needs bytes "
+                f"{offset} to {offset + length}; the file is truncated, fetch it again."
+            )
+
+
+def _inside(target: pathlib.Path, folder: pathlib.Path, resolved: pathlib.Path | None) -> bool:
+    # The Hugging Face cache keeps model.onnx and model.onnx_data as links into one folder of blobs.
+    real = target.resolve()
+    return real.is_relative_to(folder.resolve()) or (resolved is not None and real.parent == resolved)
+
+
+def _tensors(graph: onnx.GraphProto):
+    graphs = [graph]
+    while graphs:
+        graph = graphs.pop()
+        yield from graph.initializer
+        for node in graph.node:
+            for attribute in node.attribute:
+                if attribute.HasField("t"):
+                    yield attribute.t
+                yield from attribute.tensors
+                graphs.extend([attribute.g] if attribute.HasField("g") else attribute.graphs)
+
+
+def _check_functions(proto: onnx.ModelProto, name: str) -> None:
+    """Refuses functions that call themselves, and doubling ones that would inline into billions of nodes."""
+    functions = {(function.domain, function.name): function for function in proto.functions}
+    sizes: dict[tuple[str, str], int] = {}
+    pending: set[tuple[str, str]] = set()
+    for root in functions:
+        stack = [(root, False)]
+        while stack:
+            current, done = stack.pop()
+            calls = [(node.domain, node.op_type) for node in functions[current].node if (node.domain, node.op_type) in functions]
+            if done:
+                pending.discard(current)
+                sizes[current] = len(functions[current].node) + sum(sizes[call] for call in calls)
+                if sizes[current] > _MAX_INLINED_NODES:
+                    raise ReadError(f"Function {current[1]!r} of {name!r} expands to over {_MAX_INLINED_NODES:,} nodes; the file is refused.")
+            elif current not in sizes and current not in pending:
+                pending.add(current)
+                stack.append((current, True))
+                cycle = next((call for call in calls if call in pending), None)
+                if cycle is not None:
+                    raise ReadError(f"Function {cycle[1]!r} of {name!r} calls itself, which ONNX forbids; export the model again.")
+                stack.extend((call, False) for call in calls if call not in sizes)
+
+
+def _opsets(proto: onnx.ModelProto, name: str) -> dict[str, int]:
+    """The opset of each domain. A domain imported twice counts with its highest version, a missing one by the IR version."""
+    found: dict[str, int] = {}
+    for entry in proto.opset_import:
+        domain = "" if entry.domain == "ai.onnx" else entry.domain
+        found[domain] = max(found.get(domain, 0), entry.version)
+    newest = onnx.defs.onnx_opset_version()
+    if found.get("", 1) > newest:
+        raise ReadError(
+            f"{name!r} needs opset {found['']}, but the installed onnx {onnx.__version__} knows opsets up to {newest}; "
+            "upgrade onnx or export the model for an older opset."
+        )
+    if found.get("", 1) < 1:
+        raise ReadError(f"{name!r} imports opset {found['']}; opsets are numbered from 1, export the model again.")
+    for domain in {node.domain for node in proto.graph.node} | {""}:
+        domain = "" if domain == "ai.onnx" else domain
+        found.setdefault(domain, _opset_of_ir_version(proto.ir_version) if not domain else 1)
+    return found
+
+
+@functools.cache
+def _opset_of_ir_version(ir_version: int) -> int:
+    known = [row[2] for row in onnx.helper.VERSION_TABLE if row[1] <= ir_version]
+    return max(known, default=1)
+
+
+def _override_shapes(model: ir.Model, input_shapes: InputShapes, name: str) -> None:
+    inputs = {value.name: value for value in model.graph.inputs}
+    for key, dims in input_shapes.items():
+        if key not in inputs:
+            raise ReadError(f"{name!r} has no input {key!r}; its inputs are {', '.join(map(repr, inputs))}.")
+        declared = inputs[key].shape
+        if declared is not None and len(declared) != len(dims):
+            raise ReadError(f"Input {key!r} of {name!r} has {len(declared)} dimensions, not {len(dims)}: {declared}.")
+        inputs[key].shape = ir.Shape([dim if isinstance(dim, int) else ir.SymbolicDim(dim) for dim in dims])
+
+
+@dataclasses.dataclass(frozen=True)
+class Inferred:
+    """Shape (`None` if the rank is unknown) and element type (an ONNX integer) of a value."""
+
+    shape: tuple[int | str | None, ...] | None
+    elem_type: int
+
+
+def infer_types(model: ir.Model) -> dict[str, Inferred]:
+    """Shapes and dtypes of all values by ONNX's own inference, from the graph inputs alone.
+
+    Shapes that the file states for inner values are left out: exporters invent them or record a sample's. Dimensions of
+    an input that are 0, negative or `?` are unknown.
+
+    https://onnx.ai/onnx/repo-docs/ShapeInference.html
+    """
+    initializers = model.graph.initializers.items()
+    large = [name for name, value in initializers if value.const_value is not None and value.const_value.nbytes > _LARGE_TENSOR_BYTES]
+    proto = proto_without(model, large)
+    del proto.graph.value_info[:]
+    for output in proto.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    for value in proto.graph.input:
+        for dim in value.type.tensor_type.shape.dim:
+            if (dim.HasField("dim_value") and dim.dim_value <= 0) or dim.dim_param == "?":
+                dim.Clear()
+    try:
+        proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+    except Exception:  # noqa: BLE001  inference is a help; without it ranks come from the operators themselves
+        return {}
+    found = {}
+    for value in (*proto.graph.input, *proto.graph.value_info, *proto.graph.output):
+        tensor_type = value.type.tensor_type
+        shape = None
+        if tensor_type.HasField("shape"):
+            shape = tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in tensor_type.shape.dim)
+        found[value.name] = Inferred(shape, tensor_type.elem_type)
+    return found
+
+
+def proto_without(model: ir.Model, names: Collection[str]) -> onnx.ModelProto:
+    """The model as protobuf, without the data of these initializers: each becomes a typed input of the graph."""
+    graph = model.graph
+    given = {value.name for value in graph.inputs}
+    taken = {name: graph.initializers[name] for name in names}
+    for name, value in taken.items():
+        del graph.initializers[name]
+        value.shape = ir.Shape(value.const_value.shape)
+        value.dtype = value.const_value.dtype
+        if name not in given:
+            graph.inputs.append(value)
+    try:
+        return ir.to_proto(model)
+    finally:
+        for name, value in taken.items():
+            if name not in given:
+                graph.inputs.remove(value)
+            graph.initializers[name] = value

@@ -1,0 +1,89 @@
+"""Shapes that ONNX's inference leaves open, from the operator functions themselves.
+
+`jax.eval_shape` runs a function on shapes alone. It needs numbers, so each symbolic dimension is given a sample size,
+twice: what differs between the two runs is not fixed by the graph.
+"""
+
+import contextlib
+import zlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ._graph import Call, Kind, Value
+from ._symbolic import Dim, Symbol, evaluate, key
+
+# Highly composite, so that a reshape of a symbolic dimension divides without remainder.
+_SAMPLES = (5040 * 11, 5040 * 13)
+
+
+def infer_call(call: Call) -> None:
+    """Sets the shapes of the call's outputs where they are unknown and the inputs' are known."""
+    if all(output.shape is not None for output in call.outputs):
+        return
+    if any(value is not None and value.shape is None for value in call.inputs):
+        return
+    first, second = (_sampled(call, sample) for sample in _SAMPLES)
+    if first is None or second is None:
+        return
+    for output, shape, other in zip(call.outputs, first, second, strict=False):
+        if output.shape is None and len(shape) == len(other):
+            sizes = _known_sizes(call)
+            output.shape = tuple(
+                a if a == b else sizes.get((a, b), Dim(output, axis))
+                for axis, (a, b) in enumerate(zip(shape, other, strict=True))
+            )
+
+
+def _known_sizes(call: Call) -> dict[tuple[int, int], Symbol]:
+    """Sample sizes of the expressions at hand, to recognise them among the results."""
+    symbols = [dim for value in call.inputs if value is not None for dim in value.shape or () if isinstance(dim, Symbol)]
+    for _, value in call.host_operands():
+        if value.array is not None:
+            symbols += [item for item in value.array.reshape(-1) if isinstance(item, Symbol)]
+    return {tuple(_size(symbol, sample) for sample in _SAMPLES): symbol for symbol in symbols}
+
+
+def _size(dim: Any, sample: int) -> int:
+    def size_of(root: Dim) -> int:
+        # Different dimensions get different sizes, so that they cannot be taken for each other.
+        return sample * (1 + zlib.crc32(repr(key(root)).encode()) % 97)
+
+    return evaluate(dim, size_of)
+
+
+def _sampled(call: Call, sample: int) -> list[tuple[int, ...]] | None:
+    host = {position for position, _ in call.host_operands()}
+    operands, traced = [], []
+    for position, value in enumerate(call.inputs):
+        if value is not None and position not in host and value.kind is not Kind.CONST and value.array is None:
+            traced.append((position, _struct(value, sample)))
+            operands.append(None)
+        else:
+            operands.append(_host_operand(value, sample))
+
+    def function(*arrays: Any) -> Any:
+        filled = list(operands)
+        for (position, _), array in zip(traced, arrays, strict=True):
+            filled[position] = array
+        return call.op.function(*filled, **call.attributes)
+
+    with contextlib.suppress(Exception):
+        result = jax.eval_shape(function, *(struct for _, struct in traced))
+        return [tuple(array.shape) for array in (result if isinstance(result, tuple) else (result,))]
+    return None
+
+
+def _struct(value: Value, sample: int) -> jax.ShapeDtypeStruct:
+    shape = tuple(_size(dim, sample) for dim in value.shape)
+    return jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(value.dtype or jnp.float32))
+
+
+def _host_operand(value: Value | None, sample: int) -> Any:
+    if value is None or value.array is None:
+        return None
+    if value.array.dtype != object:
+        return value.array
+    return np.array([_size(item, sample) for item in value.array.reshape(-1)], np.int64).reshape(value.array.shape)

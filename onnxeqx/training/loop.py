@@ -1,0 +1,148 @@
+"""The training loop: a generator of events, and `fit`, which hands them to callbacks."""
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import optax
+from jaxtyping import Array, PyTree
+
+from .._weights import parameters
+from .data import Data
+from .errors import DivergedError
+from .losses import accuracy, cross_entropy
+from .state import TrainState, zero_totals
+from .step import Values, make_eval_step, make_train_step
+
+
+@dataclasses.dataclass(frozen=True)
+class Event:
+    """Something happened. `state` is valid until the loop goes on: copy what must outlive the callback."""
+
+    state: TrainState
+    epoch: int  # the epoch in progress, from 1; 0 is the evaluation before training
+
+
+@dataclasses.dataclass(frozen=True)
+class StepDone(Event):
+    """An optimiser step was started; `previous` are the totals of the epoch before it, already computed."""
+
+    step: int
+    previous: Mapping[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class ValidationStep(Event):
+    """A validation batch was evaluated; `number` counts from 1."""
+
+    number: int
+
+
+@dataclasses.dataclass(frozen=True)
+class EpochDone(Event):
+    """An epoch and its evaluation are complete; `row` is a row of the history."""
+
+    row: dict[str, float]
+
+
+class Fitted(NamedTuple):
+    """What `fit` returns: the model after the last step, and the rows of the history that this call added."""
+
+    model: eqx.Module
+    history: list[dict[str, float]]
+
+
+def fit(
+    model: eqx.Module,
+    data: Data,
+    *,
+    optimizer: optax.GradientTransformation,
+    loss: Values = cross_entropy,
+    metrics: Mapping[str, Values] | None = None,
+    trainable: PyTree | str | Sequence[str] | None = None,
+    freeze: str | Sequence[str] | None = None,
+    epochs: int = 5,
+    restore: Callable[[TrainState], TrainState] | None = None,
+    callbacks: Sequence[Callable[[Event], object]] = (),
+) -> Fitted:
+    """Trains a model.
+
+    **Arguments:**
+
+    - `model`: any Equinox module that is called with a batch of inputs.
+    - `data`: a `Data`, or anything with its methods.
+    - `optimizer`: an Optax gradient transformation.
+    - `loss`, `metrics`: functions `(outputs, labels)` that give one value for each example; by default softmax cross
+      entropy from logits, and accuracy.
+    - `trainable`, `freeze`: key-path patterns as in `onnxeqx.parameters`. `trainable` may also be a PyTree of booleans
+      in the shape of the model.
+    - `epochs`: of the whole run, those before a restored state included.
+    - `restore`: gives the state to go on from, for instance `Checkpoints(folder).restore`.
+    - `callbacks`: called in order with each event; an exception from one ends the run.
+
+    **Returns:** the trained model and the history. The model passed in is left as it was.
+
+    **Raises:** `ConfigError` if nothing is trained, `DivergedError` if the training loss is not finite.
+    """
+    metrics = {"accuracy": accuracy} if metrics is None else metrics
+    state = TrainState.create(model, optimizer, _mask(model, trainable, freeze), metrics=metrics)
+    if restore is not None:
+        state = restore(state)
+    history = []
+    for event in training(state, data, optimizer=optimizer, loss=loss, metrics=metrics, epochs=epochs):
+        for callback in callbacks:
+            callback(event)
+        if isinstance(event, EpochDone):
+            history.append(event.row)
+        state = event.state
+    return Fitted(state.model, history)
+
+
+def training(
+    state: TrainState,
+    data: Data,
+    *,
+    optimizer: optax.GradientTransformation,
+    loss: Values,
+    metrics: Mapping[str, Values],
+    epochs: int,
+) -> Iterator[Event]:
+    """The loop of `fit` for those who want to stand in its middle; goes on from any state."""
+    train_step, eval_step = make_train_step(optimizer, loss, metrics), make_eval_step(loss, metrics)
+    step, done = int(state.step), int(state.epoch)
+    if step == 0:
+        yield from _evaluation(state, data, eval_step, 0, {"epoch": 0, "step": 0})
+    for epoch in range(done + 1, epochs + 1):
+        for batch in data.training_batches(epoch, start=step - (epoch - 1) * data.steps):
+            previous = state.totals
+            state, step = train_step(state, batch), step + 1
+            # Waits for the step before, while this one runs: the device never idles, and no queue of steps builds up.
+            yield StepDone(state, epoch, step, {name: float(total) for name, total in previous.items()})
+        row = {"epoch": epoch, "step": step} | _means(state.totals, "train_")
+        if not math.isfinite(row["train_loss"]):
+            raise DivergedError(f"The training loss of epoch {epoch} is not finite; try a lower learning rate (--lr).")
+        new_epoch = (state.epoch + 1, zero_totals(metrics))
+        state = eqx.tree_at(lambda s: (s.epoch, s.totals), state, new_epoch)
+        yield from _evaluation(state, data, eval_step, epoch, row)
+
+
+def _evaluation(state: TrainState, data: Data, eval_step, epoch: int, row: dict[str, float]) -> Iterator[Event]:
+    totals = zero_totals(name for name in state.totals if name not in ("examples", "loss"))
+    for number, batch in enumerate(data.validation_batches(), 1):
+        totals = jax.block_until_ready(eval_step(state.model, totals, batch))
+        yield ValidationStep(state, epoch, number)
+    yield EpochDone(state, epoch, row | _means(totals, "val_"))
+
+
+def _means(totals: Mapping[str, Array], prefix: str) -> dict[str, float]:
+    examples = int(totals["examples"])
+    return {prefix + name: float(total) / examples for name, total in totals.items() if name != "examples"}
+
+
+def _mask(model: eqx.Module, trainable, freeze) -> PyTree:
+    if trainable is None or isinstance(trainable, str | list | tuple):
+        return parameters(model, trainable=trainable, freeze=freeze)
+    return trainable

@@ -1,0 +1,134 @@
+"""What a person sees of a run, and the history that programs read."""
+
+import json
+import pathlib
+import time
+from collections.abc import Callable
+from typing import Self
+
+import rich.console
+import rich.progress
+
+from .._weights import write_whole
+from .loop import EpochDone, Event, StepDone, ValidationStep
+
+
+class History:
+    """Appends each row of the history to a file of JSON lines; a callback of `fit`.
+
+    **Arguments:**
+
+    - `path`: the file.
+    - `extra`: gives more columns for a row, such as the learning rate.
+    """
+
+    def __init__(self, path: pathlib.Path, *, extra: Callable[[dict[str, float]], dict[str, float]] | None = None):
+        self.path = path
+        self.extra = extra
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, EpochDone):
+            more = self.extra(event.row) if self.extra else {}
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(event.row | more) + "\n")
+
+    def rows(self) -> list[dict[str, float]]:
+        """The rows so far; none when there is no file."""
+        if not self.path.exists():
+            return []
+        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+
+    def truncate(self, *, epoch: int) -> None:
+        """Drops rows after `epoch`: a run that was killed between row and checkpoint writes them again."""
+        kept = [json.dumps(row) + "\n" for row in self.rows() if row["epoch"] <= epoch]
+        write_whole(self.path, "".join(kept))
+
+
+class Progress:
+    """Shows a run: a live bar with loss, accuracy, images a second and time left, and one line for each epoch.
+
+    Where the output is no terminal, there are only the lines. A callback of `fit`, and a context manager.
+
+    **Arguments:**
+
+    - `console`: where to.
+    - `epochs`, `steps`, `validation_steps`: of the run, of an epoch, of an evaluation.
+    - `batch_size`: for the images a second.
+    - `done`: steps done before this process, when a run is resumed.
+    """
+
+    def __init__(
+        self,
+        console: rich.console.Console,
+        *,
+        epochs: int,
+        steps: int,
+        validation_steps: int,
+        batch_size: int,
+        done: int = 0,
+    ):
+        self.console = console
+        self.epochs, self.steps, self.validation_steps = epochs, steps, validation_steps
+        self.batch_size = batch_size
+        columns = rich.progress
+        self._bar = columns.Progress(
+            columns.TextColumn("{task.description}"),
+            columns.BarColumn(),
+            columns.TextColumn("{task.completed:.0f}/{task.total:.0f}  {task.fields[figures]}"),
+            columns.TimeElapsedColumn(),
+            columns.TextColumn("left"),
+            columns.TimeRemainingColumn(),
+            console=console,
+            disable=not console.is_terminal,
+            transient=True,
+        )
+        self._training = self._bar.add_task("training", total=epochs * steps, completed=done, figures="compiling …")
+        self._started: float | None = None  # after the first step of an epoch, which may have compiled
+        self._epoch_steps = 0
+        self._speed = 0.0
+
+    def __enter__(self) -> Self:
+        self._bar.start()
+        return self
+
+    def __exit__(self, *_):
+        self._bar.stop()
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, StepDone):
+            self._step(event)
+        elif isinstance(event, ValidationStep):
+            self._bar.update(self._training, figures=f"evaluating {event.number}/{self.validation_steps}")
+        elif isinstance(event, EpochDone):
+            self._started = None
+            self.console.print(self._line(event.row), highlight=False)
+
+    def images_per_second(self) -> float:
+        """The training speed of the last epoch, without its first step; 0 if it had only one."""
+        return self._speed
+
+    def _step(self, event: StepDone) -> None:
+        now = time.perf_counter()
+        if self._started is None:
+            self._started, self._epoch_steps = now, 0
+        else:
+            self._epoch_steps += 1
+            self._speed = self._epoch_steps * self.batch_size / (now - self._started)
+        figures = f"epoch {event.epoch}/{self.epochs}"
+        if examples := event.previous["examples"]:
+            means = {name: total / examples for name, total in event.previous.items()}
+            figures += f"  loss {means['loss']:.3f}"
+            figures += f"  accuracy {means['accuracy']:.3f}" if "accuracy" in means else ""
+        figures += f"  {self._speed:.0f} images/s" if self._speed else ""
+        self._bar.update(self._training, completed=event.step, figures=figures)
+
+    def _line(self, row: dict[str, float]) -> str:
+        def part(name: str, prefix: str) -> str:
+            columns = {key.removeprefix(prefix): value for key, value in row.items() if key.startswith(prefix)}
+            return f"  {name} " + " ".join(f"{key} {value:.4f}" for key, value in columns.items()) if columns else ""
+
+        if row["epoch"] == 0:
+            return "before training" + part("validation", "val_")
+        speed = f"  {self._speed:.0f} images/s" if self._speed else ""
+        epoch = f"epoch {row['epoch']}/{self.epochs}"
+        return epoch + part("train", "train_") + part("validation", "val_") + speed
