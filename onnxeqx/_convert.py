@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import hashlib
 import importlib.metadata
+from typing import Any
 
 import numpy as np
 import onnx
@@ -26,7 +27,8 @@ class Provenance:
     """Where a leaf comes from, so that trained values go back there.
 
     **Fields:** `initializer` (its name in the file), `transform` (see `onnxeqx._weights.TRANSFORMS`), `shape` (in the model),
-    `role`, `from_node` (it is the output of a node), `folded` (it was computed at load and does not stand in the file).
+    `role`, `from_node` (it is the output of a node), `folded` (it was computed at load and does not stand in the file),
+    `reader` (see [`onnxeqx._graph.Leaf`][]).
     """
 
     initializer: str
@@ -35,6 +37,12 @@ class Provenance:
     role: str
     from_node: bool
     folded: bool
+    reader: tuple[str, int] | None = None
+
+    @classmethod
+    def from_json(cls, entry: dict[str, Any]) -> "Provenance":
+        reader = entry.get("reader")
+        return cls(**entry | {"shape": tuple(entry["shape"]), "reader": None if reader is None else (reader[0], reader[1])})
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -54,7 +62,15 @@ class Printed:
     @functools.cached_property
     def provenance(self) -> dict[str, Provenance]:
         return {
-            path: Provenance(leaf.initializer, transform, _laid_out(leaf.shape, transform), leaf.role.value, leaf.from_node, leaf.folded)
+            path: Provenance(
+                leaf.initializer,
+                transform,
+                _laid_out(leaf.shape, transform),
+                leaf.role.value,
+                leaf.from_node,
+                leaf.folded,
+                leaf.reader,
+            )
             for path, (leaf, transform) in self.leaves.items()
         }
 

@@ -11,24 +11,14 @@ import onnx
 
 from ._convert import Printed, Provenance
 from ._convert import convert as run_pipeline
-from ._errors import ConversionError, ReadError
+from ._errors import ReadError
 from ._module import import_source
 from ._read import InputShapes, read, read_proto
-from ._weights import bind, dump_json, read_weights, save_weights, whole_path
+from ._origin import Origin, origin_of, set_origin
+from ._save_onnx import to_onnx
+from ._weights import arrays, bind, dump_json, read_weights, save_weights, whole_path
 
 SOURCE, WEIGHTS, GRAPH = "model.py", "weights.safetensors", "graph.onnx"
-
-# On the module of printed source: where its models come from.
-_ORIGIN = "__onnxeqx_origin__"
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Origin:
-    """The ONNX model that a class was printed from, without its weights, and where each leaf came from."""
-
-    graph: bytes
-    provenance: dict[str, Provenance]
-    source: str
 
 
 def load(path: str | os.PathLike[str], *, input_shapes: InputShapes | None = None) -> Any:
@@ -66,7 +56,7 @@ def load_model(model: onnx.ModelProto, *, input_shapes: InputShapes | None = Non
 def build(printed: Printed) -> Any:
     """The live model of a converted graph: its source imported, its weights bound."""
     module = import_source(printed.source)
-    setattr(module, _ORIGIN, Origin(printed.graph, printed.provenance, printed.source))
+    set_origin(module, Origin(printed.graph, printed.provenance, printed.source))
     return bind(eqx.filter_eval_shape(module.Model), printed.weights(), "the ONNX file")
 
 
@@ -102,6 +92,11 @@ def save(model: Any, folder: str | os.PathLike[str], *, force: bool = False) -> 
     - `folder`, `force`: as in [`onnxeqx.convert`][].
     """
     origin = origin_of(model)
+    if any(array.shape != origin.provenance[path].shape for path, array in arrays(model).items() if path in origin.provenance):
+        # A head of another width: print the model anew, from the graph with that head.
+        title = origin.source.split(",", 1)[0].strip('"')
+        printed = run_pipeline(read_proto(to_onnx(model, origin)), title)
+        origin = Origin(printed.graph, printed.provenance, printed.source)
     with whole_path(folder, force=force) as scratch:
         _write_folder(scratch, model, origin)
 
@@ -122,22 +117,6 @@ def _load_folder(folder: pathlib.Path) -> Any:
     module = import_source((folder / SOURCE).read_text(), str(folder / SOURCE))
     if (folder / GRAPH).is_file():
         entries = json.loads(metadata.get("provenance", "{}"))
-        provenance = {path: Provenance(**entry | {"shape": tuple(entry["shape"])}) for path, entry in entries.items()}
-        setattr(module, _ORIGIN, Origin((folder / GRAPH).read_bytes(), provenance, (folder / SOURCE).read_text()))
+        provenance = {path: Provenance.from_json(entry) for path, entry in entries.items()}
+        set_origin(module, Origin((folder / GRAPH).read_bytes(), provenance, (folder / SOURCE).read_text()))
     return bind(eqx.filter_eval_shape(module.Model), weights, f"{str(folder / WEIGHTS)!r}")
-
-
-def origin_of(model: Any) -> Origin:
-    """The origin of a model.
-
-    **Raises:** `ConversionError` if it did not come from an ONNX file.
-    """
-    import sys
-
-    origin = getattr(sys.modules.get(type(model).__module__), _ORIGIN, None)
-    if origin is None:
-        raise ConversionError(
-            f"{type(model).__name__} keeps no ONNX graph: it did not come from onnxeqx.load, or its folder has no {GRAPH}; "
-            "use onnxeqx.save_weights, or the `export` extra for another architecture."
-        )
-    return origin

@@ -45,7 +45,7 @@ def _resolve(model: ir.Model, registry: Registry) -> dict[ir.Node, Op]:
     found: dict[ir.Node, Op] = {}
     missing: dict[tuple[str, str, int], list[str]] = {}
     for node in model.graph:
-        opset = _opset(node, model)
+        opset = opset_of(node, model)
         op = registry.lookup(node.domain, node.op_type, opset)
         if op is None:
             missing.setdefault((node.domain, node.op_type, opset), []).append(node.name or "(unnamed)")
@@ -56,7 +56,8 @@ def _resolve(model: ir.Model, registry: Registry) -> dict[ir.Node, Op]:
     return found
 
 
-def _opset(node: ir.Node, model: ir.Model) -> int:
+def opset_of(node: ir.Node, model: ir.Model) -> int:
+    """The opset that a node is written for: that of its own function, or of the model."""
     return node.version if node.version is not None else model.opset_imports.get(node.domain, 1)
 
 
@@ -155,7 +156,7 @@ def _lower_node(node: ir.Node, op: Op, values: dict[str, Value], model: ir.Model
     while inputs and inputs[-1] is None:
         inputs.pop()
     name = node.name or (node.outputs[0].name if node.outputs else "")
-    call = Call(name, op.full_name, _opset(node, model), op, inputs, [], {}, scope, class_names)
+    call = Call(name, op.full_name, opset_of(node, model), op, inputs, [], {}, scope, class_names)
     call.attributes = _attributes(node, op, call)
     _check_arity(call)
     for output in node.outputs:

@@ -111,7 +111,7 @@ def range_(start, limit, delta, *, stash_type=onnx.TensorProto.FLOAT):
     numbers = tuple(number for bound in (start, limit, delta) for number in host_ints(bound))
     if _symbolic(*numbers):
         return jnp.arange(*numbers)
-    dtypes = [bound.dtype for bound in (start, limit, delta) if hasattr(bound, "dtype")]
+    dtypes = [bound.dtype for bound in (start, limit, delta) if hasattr(bound, "dtype") and bound.dtype.kind != "O"]
     whole = all(isinstance(number, int) for number in numbers)
     dtype = dtypes[0] if dtypes else np.dtype(np.int64 if whole else np.float32)
     return _spaced(*numbers, dtype, _numpy_dtype(stash_type) if dtype in (jnp.float16, jnp.bfloat16) else dtype)

@@ -155,6 +155,7 @@ def check_against_runtime(opset: int, text: str, *inputs: np.ndarray) -> None:
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(model.SerializeToString(), options)
+    inputs = tuple(np.asarray(array) for array in inputs)
     expected = session.run(None, {value.name: array for value, array in zip(session.get_inputs(), inputs, strict=True)})
     _compare(evaluate(model, list(inputs)), expected, 1e-6, 1e-6)
     _compare(evaluate_on_host(model, list(inputs)), expected, 1e-6, 1e-6)

@@ -208,8 +208,7 @@ def test_shape_and_size_do_not_touch_data():
     specification = jax.ShapeDtypeStruct((2, 3), jnp.float32)
     np.testing.assert_array_equal(tensor.shape(specification), [2, 3])
     assert tensor.size(specification) == 6
-    jaxpr = jax.make_jaxpr(lambda x: jnp.zeros(tuple(tensor.shape(x).tolist())))(X)
-    assert "shape=(2, 3)" in str(jaxpr)
+    assert not jax.make_jaxpr(lambda x: tensor.shape(x).astype(np.int32))(X).eqns
 
 
 def _exported_shape(function, *shapes):

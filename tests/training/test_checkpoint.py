@@ -130,13 +130,9 @@ def test_a_damaged_newest_checkpoint_falls_back_to_the_one_before(net, tmp_path,
         checkpoints.save(make_state(net, optimizer, 6))
     damage(tmp_path / "last" / "6", how)
     with Checkpoints(tmp_path) as checkpoints, caplog.at_level(logging.WARNING, "onnxeqx"):
-        assert int(checkpoints.restore(make_state(net, optimizer)).step) in (3, 6)
-        if int(checkpoints.restore(make_state(net, optimizer)).step) == 3:
-            assert "last/6 is damaged" in caplog.text
-        else:
-            assert how == "flipped"  # the bit was one that is not read
-    damage(tmp_path / "last" / "3", "truncated")
-    damage(tmp_path / "last" / "6", "truncated") if how != "removed" else None
+        assert int(checkpoints.restore(make_state(net, optimizer)).step) == 3
+    assert "last/6 is damaged" in caplog.text
+    damage(tmp_path / "last" / "3", how)
     with Checkpoints(tmp_path) as checkpoints, pytest.raises(CheckpointError, match="is damaged. There is no other"):
         checkpoints.restore(make_state(net, optimizer))
 

@@ -1,0 +1,198 @@
+"""Writing back: a model's present weights into its ONNX graph, so that ONNX Runtime serves what was fine-tuned."""
+
+import os
+import pathlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from ._convert import Provenance
+from ._errors import WeightsError
+from ._origin import Origin, origin_of
+from ._weights import TRANSFORMS, arrays, whole_path
+
+# Protobuf cannot hold 2 GiB; beyond this size weights go to an external file.
+_MAX_PROTO_BYTES = 1_800_000_000
+
+
+def save_onnx(model: Any, path: str | os.PathLike[str], *, metadata: Mapping[str, str] | None = None, force: bool = True) -> None:
+    """Writes the model as ONNX: the graph it came from, with its present weights.
+
+    **Arguments:**
+
+    - `model`: a model that came from [`onnxeqx.load`][], its architecture unchanged but for linear or convolution layers of
+      another output width (a replaced head).
+    - `path`: the `.onnx` file. Weights of over 1.8 GB go to `<name>.data` beside it.
+    - `metadata`: entries to add to the file's `metadata_props`.
+    - `force`: overwrite a file that is there.
+
+    **Raises:** `WeightsError` if the model's key paths do not fit its graph; `ConversionError` if it has no graph.
+    """
+    proto = to_onnx(model, origin_of(model), metadata=metadata)
+    path = pathlib.Path(path)
+    with whole_path(path, force=force) as scratch:
+        if proto.ByteSize() < _MAX_PROTO_BYTES:
+            onnx.save(proto, scratch)
+            return
+        data = path.with_name(f"{path.name}.data")
+        with whole_path(data, force=force) as scratch_data:
+            onnx.save(proto, scratch, save_as_external_data=True, location=scratch_data.name, convert_attribute=False)
+            _rename_external(scratch, scratch_data.name, data.name)
+
+
+def to_onnx(model: Any, origin: Origin, *, metadata: Mapping[str, str] | None = None) -> onnx.ModelProto:
+    """As [`onnxeqx.save_onnx`][], in memory."""
+    proto = onnx.ModelProto.FromString(origin.graph)
+    weights = arrays(model)
+    heads = _replaced_heads(weights, origin.provenance)
+    writer = _Writer(proto)
+    for path, entry in origin.provenance.items():
+        if entry.folded:
+            continue
+        array = weights.pop(path, None)
+        if array is None:
+            array = np.zeros(heads[path.rpartition(".")[0]], np.float32)
+        writer.write(entry, TRANSFORMS[entry.transform](array))
+    for path, array in weights.items():
+        writer.add_bias(origin.provenance[f"{path.rpartition('.')[0]}.weight"], array)
+    if heads:
+        writer.widen([origin.provenance[f"{layer}.weight"] for layer in heads])
+    helper.set_model_props(proto, {entry.key: entry.value for entry in proto.metadata_props} | dict(metadata or {}))
+    return proto
+
+
+def _replaced_heads(weights: Mapping[str, np.ndarray], provenance: Mapping[str, Provenance]) -> dict[str, int]:
+    """The layers whose output width differs from the file's, with that width; everything else must fit."""
+    problems, heads = [], {}
+    for path, entry in provenance.items():
+        array, (layer, _, field) = weights.get(path), path.rpartition(".")
+        if array is not None and array.shape != entry.shape and field == "weight" and array.shape[1:] == entry.shape[1:] and array.ndim > 1:
+            heads[layer] = array.shape[0]
+    for path, entry in provenance.items():
+        array, (layer, _, field) = weights.get(path), path.rpartition(".")
+        width = heads.get(layer)
+        if array is None:
+            # A head without a bias, or a layer that lost it: the graph then adds zeros.
+            if not entry.folded and not (field == "bias" and f"{layer}.weight" in weights):
+                problems.append(f"missing: {path}")
+            elif field == "bias":
+                heads.setdefault(layer, entry.shape[0])
+        elif array.shape != entry.shape and not (width is not None and array.shape in ((width, *entry.shape[1:]), (width, 1, 1))):
+            problems.append(f"shape of {path}: {array.shape} in the model, {entry.shape} in its ONNX graph")
+    for path in weights:
+        layer, _, field = path.rpartition(".")
+        if path not in provenance and not (field == "bias" and f"{layer}.weight" in provenance):
+            problems.append(f"unexpected: {path}")
+    if problems:
+        raise WeightsError(
+            f"The model does not fit the ONNX graph it came from ({len(problems)} key paths); only linear and convolution "
+            "layers may change, and only their output width. Export another architecture with the `export` extra:\n  " + "\n  ".join(problems)
+        )
+    return heads
+
+
+class _Writer:
+    """Puts tensors into a weightless graph."""
+
+    def __init__(self, proto: onnx.ModelProto) -> None:
+        self.graph = proto.graph
+        self.proto = proto
+        self.initializers = {tensor.name: tensor for tensor in proto.graph.initializer}
+        self.producers = {name: node for node in proto.graph.node for name in node.output}
+        self.names = set(self.initializers) | set(self.producers) | {value.name for value in proto.graph.input}
+
+    def write(self, entry: Provenance, array: np.ndarray) -> None:
+        """Stores the tensor under the name that its reader knows."""
+        name = entry.initializer
+        if entry.reader is not None:
+            name = self._rewire(entry)
+        elif entry.from_node and name in self.producers:
+            self.graph.node.remove(self.producers.pop(name))
+        self._store(name, array.reshape(array.shape[:1]) if array.shape[1:] == (1, 1) and len(entry.shape) == 1 else array, entry)
+
+    def add_bias(self, weight: Provenance, array: np.ndarray) -> None:
+        """Gives a layer that had no bias one."""
+        (node,) = [node for node in self.graph.node if weight.initializer in node.input]
+        name = self._fresh(f"{weight.initializer}_bias")
+        self._store(name, array.reshape(array.shape[0]), weight)
+        if node.op_type in ("Gemm", "Conv"):
+            node.input.append(name)
+            return
+        output = node.output[0]
+        node.output[0] = self._fresh(f"{output}_without_bias")
+        position = list(self.graph.node).index(node) + 1
+        self.graph.node.insert(position, helper.make_node("Add", [node.output[0], name], [output], name=self._fresh(f"{node.name}_bias")))
+
+    def widen(self, weights: list[Provenance]) -> None:
+        """After heads of another width: reshapes to the old width downstream, and declared shapes, follow."""
+        widths = {entry.shape[0] for entry in weights}
+        changed = {entry.initializer for entry in weights}
+        for node in self.graph.node:
+            if any(name in changed for name in node.input):
+                changed |= set(node.output)
+                if node.op_type == "Reshape":
+                    self._free_last_axis(node, widths)
+        del self.graph.value_info[:]
+        for output in self.graph.output:
+            for dim in output.type.tensor_type.shape.dim:
+                if dim.dim_value in widths:
+                    dim.Clear()
+        inferred = onnx.shape_inference.infer_shapes(self.proto) if self.proto.ByteSize() < _MAX_PROTO_BYTES else self.proto
+        for output, found in zip(self.graph.output, inferred.graph.output, strict=True):
+            output.CopyFrom(found)
+
+    def _free_last_axis(self, node: onnx.NodeProto, widths: set[int]) -> None:
+        shape = self.initializers.get(node.input[1])
+        target = numpy_helper.to_array(shape) if shape is not None else self._constant(node.input[1])
+        if target is None or target.ndim != 1 or len(target) != 2 or int(target[1]) not in widths:
+            return
+        name = self._fresh(f"{node.input[1]}_free")
+        self.graph.initializer.append(numpy_helper.from_array(np.array([0, -1], np.int64), name))
+        node.input[1] = name
+
+    def _constant(self, name: str) -> np.ndarray | None:
+        node = self.producers.get(name)
+        values = [attribute.t for attribute in node.attribute if attribute.name == "value"] if node is not None else []
+        return numpy_helper.to_array(values[0]) if values and node.op_type == "Constant" else None
+
+    def _rewire(self, entry: Provenance) -> str:
+        output, position = entry.reader
+        name = self._fresh(f"{entry.initializer}_of_{output}")
+        self.producers[output].input[position] = name
+        return name
+
+    def _store(self, name: str, array: np.ndarray, entry: Provenance) -> None:
+        present = self.initializers.get(name)
+        original = self.initializers.get(entry.initializer)
+        dtype = helper.tensor_dtype_to_np_dtype(original.data_type) if original is not None else None
+        if dtype is not None and array.dtype != dtype:
+            array = np.asarray(array).astype(dtype)
+        tensor = numpy_helper.from_array(np.ascontiguousarray(array), name)
+        if present is not None:
+            present.CopyFrom(tensor)
+        else:
+            self.graph.initializer.append(tensor)
+
+    def _fresh(self, stem: str) -> str:
+        name, counter = stem, 1
+        while name in self.names:
+            counter += 1
+            name = f"{stem}_{counter}"
+        self.names.add(name)
+        return name
+
+
+def _rename_external(path: pathlib.Path, old: str, new: str) -> None:
+    proto = onnx.load(path, load_external_data=False)
+    for tensor in _external(proto):
+        for entry in tensor.external_data:
+            if entry.key == "location" and entry.value == old:
+                entry.value = new
+    onnx.save(proto, path)
+
+
+def _external(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
+    yield from (tensor for tensor in proto.graph.initializer if tensor.data_location == onnx.TensorProto.EXTERNAL)

@@ -1,0 +1,25 @@
+"""The command line. Exit codes: 0 good, 1 the check failed, 2 bad usage or bad input."""
+
+import typer
+
+from . import commands
+from .train import train
+
+app = typer.Typer(
+    name="onnxeqx",
+    help="Turn ONNX files into Equinox models that train.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+for command in (commands.inspect, train, commands.convert, commands.verify, commands.ops, commands.plugins):
+    app.command()(command)
+
+
+def main() -> None:
+    """Runs the command line, with the commands that plugins add."""
+    from ..plugins.manager import host
+
+    host().pluggy.hook.onnxeqx_register_commands(cli=app)
+    app()
