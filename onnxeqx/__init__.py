@@ -31,36 +31,31 @@ from ._errors import (
 from ._errors import (
     WeightsError as WeightsError,
 )
+from ._layers import Layer as Layer
+from ._layers import layers as layers
 from ._load import convert as convert
 from ._load import load as load
 from ._load import load_model as load_model
 from ._load import save as save
-from ._layers import Layer as Layer, layers as layers
 from ._registry import Op as Op
 from ._registry import lift as lift
 from ._registry import op as op
 from ._save_onnx import save_onnx as save_onnx
-from ._verify import Difference as Difference, Verification as Verification, verify as verify
+from ._verify import Difference as Difference
+from ._verify import Verification as Verification
+from ._verify import verify as verify
 from ._weights import (
     key_paths as key_paths,
 )
-from ._save_onnx import save_onnx as save_onnx
-from ._verify import Difference as Difference, Verification as Verification, verify as verify
 from ._weights import (
     labels as labels,
 )
-from ._save_onnx import save_onnx as save_onnx
-from ._verify import Difference as Difference, Verification as Verification, verify as verify
 from ._weights import (
     load_weights as load_weights,
 )
-from ._save_onnx import save_onnx as save_onnx
-from ._verify import Difference as Difference, Verification as Verification, verify as verify
 from ._weights import (
     parameters as parameters,
 )
-from ._save_onnx import save_onnx as save_onnx
-from ._verify import Difference as Difference, Verification as Verification, verify as verify
 from ._weights import (
     save_weights as save_weights,
 )

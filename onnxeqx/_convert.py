@@ -42,7 +42,9 @@ class Provenance:
     @classmethod
     def from_json(cls, entry: dict[str, Any]) -> "Provenance":
         reader = entry.get("reader")
-        return cls(**entry | {"shape": tuple(entry["shape"]), "reader": None if reader is None else (reader[0], reader[1])})
+        return cls(
+            **entry | {"shape": tuple(entry["shape"]), "reader": None if reader is None else (reader[0], reader[1])}
+        )
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -116,7 +118,13 @@ def _laid_out(shape: tuple[int, ...], transform: str) -> tuple[int, ...]:
 
 def _third_party(graph: Graph, plugins: PluginHost) -> tuple[str, ...]:
     used = {call.op.plugin for call in graph.calls}
-    return tuple(sorted(f"{plugin.distribution} {plugin.version}" for plugin in plugins.plugins if plugin.name in used and plugin.distribution != "onnxeqx"))
+    return tuple(
+        sorted(
+            f"{plugin.distribution} {plugin.version}"
+            for plugin in plugins.plugins
+            if plugin.name in used and plugin.distribution != "onnxeqx"
+        )
+    )
 
 
 def _weightless(model: ir.Model, leaves: list[Leaf]) -> bytes:
@@ -149,4 +157,3 @@ def unlifted(model: ir.Model, plugins: PluginHost | None = None) -> Graph:
     """The graph of plain operator calls, folded but not lifted: for the interpreter."""
     plugins = plugins or host()
     return fold(lower(model, plugins.registry))
-

@@ -77,7 +77,11 @@ def _evaluate(call: Call) -> bool:
 
 
 def _is_view(call: Call) -> bool:
-    return call.outputs[0].array is not None and call.inputs[0] is not None and call.outputs[0].array is call.inputs[0].array
+    return (
+        call.outputs[0].array is not None
+        and call.inputs[0] is not None
+        and call.outputs[0].array is call.inputs[0].array
+    )
 
 
 def _operands(call: Call) -> list[Any] | None:
@@ -107,7 +111,9 @@ def _check_size(call: Call, operands: list[Any]) -> None:
 
 
 def _is_host(value: Value) -> bool:
-    return value.kind is Kind.HOST or (value.kind is Kind.CONST and value.array is not None and value.array.size <= LITERAL_SIZE)
+    return value.kind is Kind.HOST or (
+        value.kind is Kind.CONST and value.array is not None and value.array.size <= LITERAL_SIZE
+    )
 
 
 def _normalized(result: Any, dtype: np.dtype | None) -> np.ndarray | None:
@@ -163,7 +169,12 @@ def symbol_dims(value: Value) -> list[Dim]:
 def _make_leaves(graph: Graph) -> None:
     """Turns large constants into leaves, and classifies all leaves."""
     constants: dict[int, Value] = {}
-    operands = [(call, position, value) for call in graph.calls for position, value in enumerate(call.inputs) if value is not None]
+    operands = [
+        (call, position, value)
+        for call in graph.calls
+        for position, value in enumerate(call.inputs)
+        if value is not None
+    ]
     for call, position, value in operands:
         if value.kind is Kind.CONST and value.leaf is None and call.op.input_name(position) not in call.op.host:
             constants[id(value)] = value
@@ -172,7 +183,9 @@ def _make_leaves(graph: Graph) -> None:
             constants[id(value)] = value
     nodes_hold_weights = _nodes_hold_weights(graph, list(constants.values()))
     for value in constants.values():
-        if value.array.size > LITERAL_SIZE or (value.stored and is_weight(value.array.shape, value.array.dtype) and value.array.size > 1):
+        if value.array.size > LITERAL_SIZE or (
+            value.stored and is_weight(value.array.shape, value.array.dtype) and value.array.size > 1
+        ):
             value.leaf = _leaf_of_constant(value, nodes_hold_weights)
             value.kind = Kind.DEVICE
     _mark_buffers(operands)
@@ -184,12 +197,22 @@ def _leaf_of_constant(value: Value, nodes_hold_weights: bool) -> Leaf:
         role = Role.CONSTANT
     else:
         role = Role.PARAMETER if value.stored and nodes_hold_weights else Role.BUFFER
-    return Leaf(value.name, lambda: array, array.shape, array.dtype, role, from_node=value.stored and value.producer is not None, folded=not value.stored)
+    return Leaf(
+        value.name,
+        lambda: array,
+        array.shape,
+        array.dtype,
+        role,
+        from_node=value.stored and value.producer is not None,
+        folded=not value.stored,
+    )
 
 
 def _nodes_hold_weights(graph: Graph, constants: list[Value]) -> bool:
     """Whether this file keeps its weights in nodes: Paddle's, Caffe2's and silero's do, and have few initializers or none."""
-    stored = sum(value.array.size for value in constants if value.stored and is_weight(value.array.shape, value.array.dtype))
+    stored = sum(
+        value.array.size for value in constants if value.stored and is_weight(value.array.shape, value.array.dtype)
+    )
     initializers = sum(int(np.prod(leaf.shape)) for leaf in graph.leaves() if leaf.role is Role.PARAMETER)
     return stored > initializers
 

@@ -80,7 +80,10 @@ def _of_graph(graph: Graph) -> list[Layer]:
             Layer(
                 ".".join(call.lifted.path) if call.lifted else call.name,
                 call.lifted.layer.__name__ if call.lifted else call.op_type,
-                tuple(None if value.shape is None else tuple(d if isinstance(d, int) else repr(d) for d in value.shape) for value in call.outputs),
+                tuple(
+                    None if value.shape is None else tuple(d if isinstance(d, int) else repr(d) for d in value.shape)
+                    for value in call.outputs
+                ),
                 sum(math.prod(leaf.shape) for leaf in fresh if leaf.role is Role.PARAMETER),
                 sum(math.prod(leaf.shape) for leaf in fresh if leaf.role is not Role.PARAMETER),
                 True,
@@ -93,14 +96,25 @@ def _of_nodes(model: ir.Model, registry: Registry) -> list[Layer]:
     inferred = infer_types(model)
     found = []
     for node in model.graph:
-        weights = [model.graph.initializers[value.name] for value in node.inputs if value is not None and value.name in model.graph.initializers]
+        weights = [
+            model.graph.initializers[value.name]
+            for value in node.inputs
+            if value is not None and value.name in model.graph.initializers
+        ]
         shapes = [inferred[value.name].shape if value.name in inferred else None for value in node.outputs]
         found.append(
             Layer(
                 node.name or ".".join(scope_of(node)[0]) or (node.outputs[0].name or ""),
                 f"{node.domain}::{node.op_type}" if node.domain else node.op_type,
-                tuple(None if shape is None else tuple(dim if dim is not None else "?" for dim in shape) for shape in shapes),
-                sum(math.prod(value.const_value.shape.numpy()) for value in weights if value.const_value is not None and len(value.const_value.shape)),
+                tuple(
+                    None if shape is None else tuple(dim if dim is not None else "?" for dim in shape)
+                    for shape in shapes
+                ),
+                sum(
+                    math.prod(value.const_value.shape.numpy())
+                    for value in weights
+                    if value.const_value is not None and len(value.const_value.shape)
+                ),
                 0,
                 registry.lookup(node.domain, node.op_type, opset_of(node, model)) is not None,
             )

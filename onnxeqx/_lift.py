@@ -12,6 +12,7 @@ from ._registry import Registry
 def lift(graph: Graph, registry: Registry) -> Graph:
     """Applies the lift rules, drops calls that pass their input through, and settles ties. Changes and returns `graph`."""
     _drop_pass_through(graph)
+    _rewrite(graph, registry)
     rules = registry.lift_rules()
     context = LiftContext(graph)
     lifted: dict[int, Lifted] = {}
@@ -57,6 +58,17 @@ class LiftContext:
         if value is None or value.leaf is None or value.leaf.folded or value.leaf.role is Role.CONSTANT:
             return None
         return value.leaf if ndim in (None, len(value.leaf.shape)) else None
+
+
+def _rewrite(graph: Graph, registry: Registry) -> None:
+    for call in graph.calls:
+        for rule in registry.rewrite_rules():
+            if call.op_type in rule.ops and (found := rule.function(call)) is not None:
+                name, inputs, attributes = found
+                op = registry.lookup("", name, call.opset)
+                if op is not None:
+                    call.op, call.op_type, call.inputs, call.attributes = op, name, inputs, attributes
+                    break
 
 
 class _UniformCopies:
@@ -162,7 +174,18 @@ def _replace(graph: Graph, lifted: dict[int, Lifted]) -> None:
             kept.append(call)
         elif call is last[id(found)]:
             first = found.absorbs[0]
-            merged = Call(first.name, first.op_type, first.opset, first.op, list(found.inputs), found.outputs, {}, first.scope, first.class_names, found.shares or found)
+            merged = Call(
+                first.name,
+                first.op_type,
+                first.opset,
+                first.op,
+                list(found.inputs),
+                found.outputs,
+                {},
+                first.scope,
+                first.class_names,
+                found.shares or found,
+            )
             kept.append(merged)
     graph.calls = kept
     _drop_unread(graph)

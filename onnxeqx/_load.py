@@ -13,8 +13,8 @@ from ._convert import Printed, Provenance
 from ._convert import convert as run_pipeline
 from ._errors import ReadError
 from ._module import import_source
-from ._read import InputShapes, read, read_proto
 from ._origin import Origin, origin_of, set_origin
+from ._read import InputShapes, read, read_proto
 from ._save_onnx import to_onnx
 from ._weights import arrays, bind, dump_json, read_weights, save_weights, whole_path
 
@@ -61,7 +61,11 @@ def build(printed: Printed) -> Any:
 
 
 def convert(
-    path: str | os.PathLike[str], folder: str | os.PathLike[str], *, force: bool = False, input_shapes: InputShapes | None = None
+    path: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    *,
+    force: bool = False,
+    input_shapes: InputShapes | None = None,
 ) -> None:
     """Writes a converted folder: `model.py`, `weights.safetensors` and `graph.onnx`.
 
@@ -92,7 +96,11 @@ def save(model: Any, folder: str | os.PathLike[str], *, force: bool = False) -> 
     - `folder`, `force`: as in [`onnxeqx.convert`][].
     """
     origin = origin_of(model)
-    if any(array.shape != origin.provenance[path].shape for path, array in arrays(model).items() if path in origin.provenance):
+    if any(
+        array.shape != origin.provenance[path].shape
+        for path, array in arrays(model).items()
+        if path in origin.provenance
+    ):
         # A head of another width: print the model anew, from the graph with that head.
         title = origin.source.split(",", 1)[0].strip('"')
         printed = run_pipeline(read_proto(to_onnx(model, origin)), title)
@@ -112,7 +120,9 @@ def _write_folder(folder: pathlib.Path, model: Any, origin: Origin) -> None:
 def _load_folder(folder: pathlib.Path) -> Any:
     missing = [name for name in (SOURCE, WEIGHTS) if not (folder / name).is_file()]
     if missing:
-        raise ReadError(f"Folder {str(folder)!r} has no {missing[0]}; give an .onnx file, or a folder written by onnxeqx.convert.")
+        raise ReadError(
+            f"Folder {str(folder)!r} has no {missing[0]}; give an .onnx file, or a folder written by onnxeqx.convert."
+        )
     weights, metadata = read_weights(folder / WEIGHTS)
     module = import_source((folder / SOURCE).read_text(), str(folder / SOURCE))
     if (folder / GRAPH).is_file():

@@ -36,9 +36,18 @@ def lower(model: ir.Model, registry: Registry) -> Graph:
     outputs = []
     for output in graph.outputs:
         if output.name not in values:
-            raise _errors.ConversionError(f"Graph output {output.name!r} is computed by no node; export the model again.")
+            raise _errors.ConversionError(
+                f"Graph output {output.name!r} is computed by no node; export the model again."
+            )
         outputs.append(values[output.name])
-    return Graph(graph.name or "", [values[value.name] for value in inputs], outputs, calls, tuple(output.name for output in graph.outputs), declared)
+    return Graph(
+        graph.name or "",
+        [values[value.name] for value in inputs],
+        outputs,
+        calls,
+        tuple(output.name for output in graph.outputs),
+        declared,
+    )
 
 
 def _resolve(model: ir.Model, registry: Registry) -> dict[ir.Node, Op]:
@@ -65,7 +74,9 @@ def _missing_text(missing: dict[tuple[str, str, int], list[str]]) -> str:
     lines = [f"No loaded plugin provides {len(missing)} operator{'s' if len(missing) > 1 else ''} of this model:"]
     for (domain, op_type, opset), nodes in sorted(missing.items()):
         shown = ", ".join(map(repr, nodes[:3])) + (f" and {len(nodes) - 3} more" if len(nodes) > 3 else "")
-        lines.append(f"  {domain + '::' if domain else ''}{op_type} at opset {opset}, node{'s' if len(nodes) > 1 else ''} {shown}")
+        lines.append(
+            f"  {domain + '::' if domain else ''}{op_type} at opset {opset}, node{'s' if len(nodes) > 1 else ''} {shown}"
+        )
     domain, op_type, opset = min(missing)
     domain_text = f", domain={domain!r}" if domain else ""
     lines += [
@@ -80,14 +91,19 @@ def _missing_text(missing: dict[tuple[str, str, int], list[str]]) -> str:
 
 def snake_case(op_type: str) -> str:
     """The operator's name in snake case, as functions are named."""
-    return "".join("_" + c.lower() if c.isupper() and i and not op_type[i - 1].isupper() else c.lower() for i, c in enumerate(op_type))
+    return "".join(
+        "_" + c.lower() if c.isupper() and i and not op_type[i - 1].isupper() else c.lower()
+        for i, c in enumerate(op_type)
+    )
 
 
 def _declared(value: ir.Value) -> tuple[int | str | None, ...] | None:
     if value.shape is None:
         return None
-    return tuple(None if dim in ("", "?") or (isinstance(dim, int) and dim <= 0) else dim for dim in (
-        dim if isinstance(dim, int) else dim.value for dim in value.shape.dims))
+    return tuple(
+        None if dim in ("", "?") or (isinstance(dim, int) and dim <= 0) else dim
+        for dim in (dim if isinstance(dim, int) else dim.value for dim in value.shape.dims)
+    )
 
 
 def _numpy_dtype(dtype: ir.DataType | None) -> np.dtype | None:
@@ -98,7 +114,12 @@ def _stored(name: str, initializer: ir.Value) -> Value:
     tensor = initializer.const_value
     if tensor is None:
         raise _errors.ConversionError(f"Initializer {name!r} has no data; export the model again.")
-    return stored_value(name, tensor.numpy, tuple(tensor.shape.numpy()), tensor.numpy_dtype if hasattr(tensor, "numpy_dtype") else np.dtype(tensor.dtype.numpy()))
+    return stored_value(
+        name,
+        tensor.numpy,
+        tuple(tensor.shape.numpy()),
+        tensor.numpy_dtype if hasattr(tensor, "numpy_dtype") else np.dtype(tensor.dtype.numpy()),
+    )
 
 
 def stored_value(name: str, load: Any, shape: tuple[int, ...], dtype: np.dtype) -> Value:
@@ -129,7 +150,8 @@ def _sorted(model: ir.Model, known: set[str]) -> list[ir.Node]:
         for value in sources:
             if value.name not in produced:
                 raise _errors.ConversionError(
-                    f"Node {node.name!r} ({node.op_type}) reads {value.name!r}, which no node, input or initializer gives; export the model again."
+                    f"Node {node.name!r} ({node.op_type}) reads {value.name!r}, which no node, input or initializer gives; "
+                    "export the model again."
                 )
             readers[produced[value.name]].append(node)
         waiting[node] = len(sources)
@@ -146,7 +168,9 @@ def _sorted(model: ir.Model, known: set[str]) -> list[ir.Node]:
                 heapq.heappush(ready, position[reader])
     if len(order) < len(nodes):
         stuck = next(node for node in nodes if waiting[node])
-        raise _errors.ConversionError(f"Node {stuck.name!r} ({stuck.op_type}) depends on its own output; the graph must have no cycles.")
+        raise _errors.ConversionError(
+            f"Node {stuck.name!r} ({stuck.op_type}) depends on its own output; the graph must have no cycles."
+        )
     return order
 
 
@@ -164,7 +188,9 @@ def _lower_node(node: ir.Node, op: Op, values: dict[str, Value], model: ir.Model
         call.outputs.append(value)
         if output.name:
             if output.name in values:
-                raise _errors.ConversionError(f"Value {output.name!r} is given twice, the second time by {call.describe()}; export the model again.")
+                raise _errors.ConversionError(
+                    f"Value {output.name!r} is given twice, the second time by {call.describe()}; export the model again."
+                )
             values[output.name] = value
     return call
 
@@ -175,11 +201,14 @@ def _attributes(node: ir.Node, op: Op, call: Call) -> dict[str, Any]:
     unknown = sorted(set(attributes) - set(known))
     if unknown:
         raise _errors.ConversionError(
-            f"Attribute {unknown[0]!r} of {call.describe()} is not one of {', '.join(known) or 'none'}; the file does not follow the operator's schema."
+            f"Attribute {unknown[0]!r} of {call.describe()} is not one of {', '.join(known) or 'none'}; the file does not "
+            "follow the operator's schema."
         )
     missing = sorted(name for name, default in known.items() if default is op.REQUIRED and name not in attributes)
     if missing:
-        raise _errors.ConversionError(f"Attribute {missing[0]!r} of {call.describe()} is required but absent; export the model again.")
+        raise _errors.ConversionError(
+            f"Attribute {missing[0]!r} of {call.describe()} is required but absent; export the model again."
+        )
     if "n_outputs" in known and len(node.outputs) != 1:
         attributes["n_outputs"] = len(node.outputs)
     return attributes
@@ -190,6 +219,8 @@ def _python(attribute: ir.Attr, call: Call) -> Any:
     match attribute.type:
         case kind.TENSOR:
             return attribute.value.numpy()
+        case kind.SPARSE_TENSOR:
+            return attribute.value
         case kind.INT | kind.FLOAT | kind.STRING:
             return attribute.value
         case kind.INTS | kind.FLOATS | kind.STRINGS:
@@ -202,12 +233,17 @@ def _python(attribute: ir.Attr, call: Call) -> Any:
 
 
 def _check_arity(call: Call) -> None:
-    parameters = [name for name in call.op.inputs]
+    parameters = call.op.inputs
     if len(call.inputs) > len(parameters) and not call.op.variadic:
-        raise _errors.ConversionError(f"{call.describe()} has {len(call.inputs)} inputs, but the operator takes {len(parameters)}: {', '.join(parameters)}.".capitalize())
+        raise _errors.ConversionError(
+            f"The {call.describe()} has {len(call.inputs)} inputs, but the operator takes at most {len(parameters)}: "
+            f"{', '.join(parameters)}."
+        )
     for position, name in enumerate(call.op.required_inputs):
         if position >= len(call.inputs) or call.inputs[position] is None:
-            raise _errors.ConversionError(f"Input {name!r} of {call.describe()} is required but absent; export the model again.")
+            raise _errors.ConversionError(
+                f"Input {name!r} of {call.describe()} is required but absent; export the model again."
+            )
 
 
 def _set_types(values: dict[str, Value], inputs: list[str], inferred: dict[str, Inferred]) -> None:

@@ -41,9 +41,13 @@ def import_source(source: str, filename: str | None = None) -> types.ModuleType:
             exec(compile(source, module.__file__, "exec"), module.__dict__)  # noqa: S102  printed by us, or the user's own file
         except Exception as error:
             del sys.modules[name]
-            raise ConversionError(f"{module.__file__} does not run: {type(error).__name__}: {error}; correct the file, or convert again.") from error
+            raise ConversionError(
+                f"{module.__file__} does not run: {type(error).__name__}: {error}; correct the file, or convert again."
+            ) from error
         model = module.__dict__.get("Model")
         if not (isinstance(model, type) and issubclass(model, eqx.Module)):
             del sys.modules[name]
-            raise ConversionError(f"{module.__file__} defines no `class Model(eqx.Module)`; name the model's class Model.")
+            raise ConversionError(
+                f"{module.__file__} defines no `class Model(eqx.Module)`; name the model's class Model."
+            )
         return module

@@ -9,7 +9,6 @@ import ast
 import collections
 import contextlib
 import keyword
-import os
 import re
 from typing import Any
 
@@ -124,12 +123,18 @@ def _layer_wishes(lifted: Lifted, call: Call) -> list[Path]:
     if call.scope:
         wishes += [call.scope, (*call.scope, name)]
     names = [leaf.initializer for leaf, _ in lifted.weights.values()]
-    if not any(_ANONYMOUS.search(text) for text in names) and all(leaf.reader is None for leaf, _ in lifted.weights.values()):
-        prefix = os.path.commonprefix([*names, *([lifted.outputs[0].name] if len(names) == 1 else [])])
-        stem = re.split(r"[^A-Za-z0-9]+$", prefix)[0] if len(names) > 1 or len(prefix) > 2 else ""
-        stem = stem or re.sub(r"[_./](w|weight|kernel)(_\d+)?$", "", names[0])
-        wishes.append(_slash_scope(stem.split("/")))
+    if not any(_ANONYMOUS.search(text) for text in names) and all(
+        leaf.reader is None for leaf, _ in lifted.weights.values()
+    ):
+        # What the names of a layer's tensors have in common: `conv1` of `conv1_w_0` and `conv1_b_0`.
+        stem = re.sub(r"[^A-Za-z0-9]+$", "", _common_prefix(names)) if len(names) > 1 else ""
+        wishes.append(_slash_scope((stem or names[0]).split("/")))
     return [*(wish for wish in wishes if wish), (*call.scope, name)]
+
+
+def _common_prefix(texts: list[str]) -> str:
+    first, last = min(texts), max(texts)
+    return first[: next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
 
 
 def _leaf_wishes(leaf: Leaf, reader: Call | None) -> list[Path]:
@@ -155,7 +160,11 @@ def _settle(wishes: list[tuple[Any, list[Path]]]) -> list[tuple[Any, Path]]:
     taken: set[Path] = set()
     settled = []
     for item, paths in wishes:
-        free = (path for path in paths if path not in taken and path not in inner and (claims[path] <= 1 or path is not paths[0]))
+        free = (
+            path
+            for path in paths
+            if path not in taken and path not in inner and (claims[path] <= 1 or path is not paths[0])
+        )
         path = next(free, None) or _numbered(paths[-1], taken | inner)
         if any(path[:k] in taken for k in range(1, len(path))):
             path = _numbered(("_".join(path),), taken | inner)
@@ -167,7 +176,12 @@ def _settle(wishes: list[tuple[Any, list[Path]]]) -> list[tuple[Any, Path]]:
 
 def sanitized(path: Path) -> Path:
     """The path with every part an identifier or a tuple index."""
-    return tuple(part if part.isdecimal() and part.isascii() and int(part) <= MAX_INDEX and str(int(part)) == part else identifier(part) for part in path)
+    return tuple(
+        part
+        if part.isdecimal() and part.isascii() and int(part) <= MAX_INDEX and str(int(part)) == part
+        else identifier(part)
+        for part in path
+    )
 
 
 def _numbered(path: Path, taken: set[Path]) -> Path:

@@ -74,7 +74,11 @@ def _tree(graph: Graph) -> Block:
     placed: set[Path] = set()
     for call in graph.calls:
         items: list[Lifted | Leaf] = [call.lifted] if call.lifted is not None else []
-        items += [value.leaf for value in call.inputs if value is not None and value.leaf is not None and id(value.leaf) not in owned]
+        items += [
+            value.leaf
+            for value in call.inputs
+            if value is not None and value.leaf is not None and id(value.leaf) not in owned
+        ]
         for item in items:
             if item.path not in placed:
                 placed.add(item.path)
@@ -102,7 +106,9 @@ def _repair_indices(root: Block) -> None:
         numbers = [int(name) for name in block.children if name.isdecimal()]
         sparse = numbers and max(numbers) >= min(MAX_INDEX, 8 * len(numbers) + 64)
         if numbers and (block is root or sparse or len(numbers) < len(block.children)):
-            block.children = {f"layer_{name}" if name.isdecimal() else name: child for name, child in block.children.items()}
+            block.children = {
+                f"layer_{name}" if name.isdecimal() else name: child for name, child in block.children.items()
+            }
         elif numbers:
             block.children = {str(i): block.children[str(i)] for i in sorted(numbers)}
     _set_paths(root, ())
@@ -166,7 +172,11 @@ def _callable_prefix(path: Path, blocks: dict[Path, Block]) -> Path:
 def _place_by_neighbours(graph: Graph, unknown: list[Call], owners: dict[int, Path], blocks: dict[Path, Block]) -> None:
     users = graph.users()
     for call in unknown:
-        near = [owners[id(value.producer)] for value in call.inputs if value is not None and value.producer is not None and id(value.producer) in owners]
+        near = [
+            owners[id(value.producer)]
+            for value in call.inputs
+            if value is not None and value.producer is not None and id(value.producer) in owners
+        ]
         near += [owners[id(user)] for output in call.outputs for user in users.get(output, []) if id(user) in owners]
         owners[id(call)] = _callable_prefix(common_prefix(near), blocks)
 
@@ -214,7 +224,10 @@ class _Nesting:
         dissolved: set[Path] = set()
         adopted: dict[int, Path] = {}
         while True:
-            keys = {id(call): adopted.get(id(call)) or self._child(block, self.owners[id(call)], dissolved) for call in calls}
+            keys = {
+                id(call): adopted.get(id(call)) or self._child(block, self.owners[id(call)], dissolved)
+                for call in calls
+            }
             groups: dict[Path, list[Call]] = collections.defaultdict(list)
             for call in calls:
                 groups[keys[id(call)]].append(call)
@@ -223,7 +236,9 @@ class _Nesting:
             if not cycle:
                 return groups, keys
             if not self._adopt(block, cycle, keys, adopted):
-                dissolved.add(min((path for path in cycle if isinstance(path, tuple)), key=lambda path: (len(groups[path]), path)))
+                dissolved.add(
+                    min((path for path in cycle if isinstance(path, tuple)), key=lambda path: (len(groups[path]), path))
+                )
                 adopted = {call: path for call, path in adopted.items() if path not in dissolved}
 
     def _child(self, block: Block, owner: Path, dissolved: set[Path]) -> Path:
@@ -272,7 +287,12 @@ class _Nesting:
         for call in calls:
             for value in data_reads(call):
                 foreign_leaf = value.leaf is not None and value.leaf.path[: len(block.path)] != block.path
-                foreign = value.leaf is None and id(self.producer.get(value)) not in inside and value.kind is not Kind.CONST and value.array is None
+                foreign = (
+                    value.leaf is None
+                    and id(self.producer.get(value)) not in inside
+                    and value.kind is not Kind.CONST
+                    and value.array is None
+                )
                 if foreign_leaf or foreign:
                     inputs.setdefault(value)
             for dim in dim_reads(call):
@@ -314,7 +334,9 @@ def axis_of(value: Value, dim: Dim) -> int | None:
     """The axis of `value` that has the size `dim`."""
     if value is dim.value:
         return dim.axis
-    return next((axis for axis, own in enumerate(value.shape or ()) if isinstance(own, Dim) and key(own) == key(dim)), None)
+    return next(
+        (axis for axis, own in enumerate(value.shape or ()) if isinstance(own, Dim) and key(own) == key(dim)), None
+    )
 
 
 def _strongly_connected(successors: dict) -> list:

@@ -39,8 +39,12 @@ def read(path: str | os.PathLike[str], input_shapes: InputShapes | None = None) 
     try:
         proto = onnx.load(path, load_external_data=False)
     except google.protobuf.message.DecodeError:
-        raise ReadError(f"{str(path)!r} is truncated or is no ONNX file: its protobuf does not parse; fetch or export it again.") from None
-    return read_proto(proto, folder=path.parent, resolved=path.resolve().parent, name=path.name, input_shapes=input_shapes)
+        raise ReadError(
+            f"{str(path)!r} is truncated or is no ONNX file: its protobuf does not parse; fetch or export it again."
+        ) from None
+    return read_proto(
+        proto, folder=path.parent, resolved=path.resolve().parent, name=path.name, input_shapes=input_shapes
+    )
 
 
 def read_proto(
@@ -60,7 +64,9 @@ def read_proto(
     try:
         model = ir.from_proto(proto)
     except Exception as error:  # onnx-ir raises many types on malformed protobufs
-        raise ReadError(f"{name!r} is malformed: {error}".splitlines()[0] + "; check it with onnx.checker.check_model.") from error
+        raise ReadError(
+            f"{name!r} is malformed: {error}".splitlines()[0] + "; check it with onnx.checker.check_model."
+        ) from error
     model.opset_imports.update(opsets)
     if folder is not None:
         ir.external_data.set_base_dir(model.graph, folder)
@@ -70,7 +76,9 @@ def read_proto(
     return model
 
 
-def _check_external_data(proto: onnx.ModelProto, folder: pathlib.Path | None, resolved: pathlib.Path | None, name: str) -> None:
+def _check_external_data(
+    proto: onnx.ModelProto, folder: pathlib.Path | None, resolved: pathlib.Path | None, name: str
+) -> None:
     for tensor in _tensors(proto.graph):
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             continue
@@ -89,7 +97,9 @@ def _check_external_data(proto: onnx.ModelProto, folder: pathlib.Path | None, re
                 "external data must lie beside the model."
             )
         if not target.is_file():
-            raise ReadError(f"External data {location!r} of {name!r} is missing; put it beside the model, in {str(folder)!r}.")
+            raise ReadError(
+                f"External data {location!r} of {name!r} is missing; put it beside the model, in {str(folder)!r}."
+            )
         offset, size = int(entries.get("offset", 0)), target.stat().st_size
         length = int(entries.get("length", size - offset))
         if offset < 0 or length < 0 or offset + length > size:
@@ -127,18 +137,26 @@ def _check_functions(proto: onnx.ModelProto, name: str) -> None:
         stack = [(root, False)]
         while stack:
             current, done = stack.pop()
-            calls = [(node.domain, node.op_type) for node in functions[current].node if (node.domain, node.op_type) in functions]
+            calls = [
+                (node.domain, node.op_type)
+                for node in functions[current].node
+                if (node.domain, node.op_type) in functions
+            ]
             if done:
                 pending.discard(current)
                 sizes[current] = len(functions[current].node) + sum(sizes[call] for call in calls)
                 if sizes[current] > _MAX_INLINED_NODES:
-                    raise ReadError(f"Function {current[1]!r} of {name!r} expands to over {_MAX_INLINED_NODES:,} nodes; the file is refused.")
+                    raise ReadError(
+                        f"Function {current[1]!r} of {name!r} expands to over {_MAX_INLINED_NODES:,} nodes; the file is refused."
+                    )
             elif current not in sizes and current not in pending:
                 pending.add(current)
                 stack.append((current, True))
                 cycle = next((call for call in calls if call in pending), None)
                 if cycle is not None:
-                    raise ReadError(f"Function {cycle[1]!r} of {name!r} calls itself, which ONNX forbids; export the model again.")
+                    raise ReadError(
+                        f"Function {cycle[1]!r} of {name!r} calls itself, which ONNX forbids; export the model again."
+                    )
                 stack.extend((call, False) for call in calls if call not in sizes)
 
 
@@ -196,7 +214,11 @@ def infer_types(model: ir.Model) -> dict[str, Inferred]:
     https://onnx.ai/onnx/repo-docs/ShapeInference.html
     """
     initializers = model.graph.initializers.items()
-    large = [name for name, value in initializers if value.const_value is not None and value.const_value.nbytes > _LARGE_TENSOR_BYTES]
+    large = [
+        name
+        for name, value in initializers
+        if value.const_value is not None and value.const_value.nbytes > _LARGE_TENSOR_BYTES
+    ]
     proto = proto_without(model, large)
     del proto.graph.value_info[:]
     for output in proto.graph.output:
@@ -214,7 +236,9 @@ def infer_types(model: ir.Model) -> dict[str, Inferred]:
         tensor_type = value.type.tensor_type
         shape = None
         if tensor_type.HasField("shape"):
-            shape = tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in tensor_type.shape.dim)
+            shape = tuple(
+                dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in tensor_type.shape.dim
+            )
         found[value.name] = Inferred(shape, tensor_type.elem_type)
     return found
 

@@ -17,6 +17,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 
 _OP_MARK = "__onnxeqx_ops__"
 _LIFT_MARK = "__onnxeqx_lift__"
+_REWRITE_MARK = "__onnxeqx_rewrite__"
 
 
 def canonical_domain(domain: str) -> str:
@@ -148,7 +149,9 @@ def op(
         )
         unknown = [operand for operand in (*host, *buffers) if operand not in entry.inputs]
         if unknown:
-            raise PluginError(f"@op({name!r}) names {unknown[0]!r}, which is not an input of {function.__name__}{inspect.signature(function)}.")
+            raise PluginError(
+                f"@op({name!r}) names {unknown[0]!r}, which is not an input of {function.__name__}{inspect.signature(function)}."
+            )
         setattr(function, _OP_MARK, (*getattr(function, _OP_MARK, ()), entry))
         return function
 
@@ -179,8 +182,30 @@ def lift(layer: type, *, ops: tuple[str, ...]) -> Callable[[Function], Function]
     return mark
 
 
+@dataclasses.dataclass(frozen=True)
+class RewriteRule:
+    """Which calls become calls of another operator. See [`onnxeqx.rewrite`][]."""
+
+    function: Callable[..., Any]
+    ops: tuple[str, ...]
+    plugin: str = ""
+
+
+def rewrite(*, ops: tuple[str, ...]) -> Callable[[Function], Function]:
+    """Marks a function as a rule that replaces calls of `ops` by an equal call of an operator that says more.
+
+    The function takes a folded `Call` and returns `(operator name, inputs, attributes)`, or `None` where it does not fit.
+    """
+
+    def mark(function: Function) -> Function:
+        setattr(function, _REWRITE_MARK, RewriteRule(function, ops))
+        return function
+
+    return mark
+
+
 class Registry:
-    """All operators and lift rules of the loaded plugins.
+    """All operators, rewrite rules and lift rules of the loaded plugins.
 
     A plugin receives a registry that is bound to its name: `registry.add(function)` and `registry.add_module(module)`.
     """
@@ -188,32 +213,34 @@ class Registry:
     def __init__(self) -> None:
         self._ops: dict[tuple[str, str], list[Op]] = {}
         self._lifts: list[LiftRule] = []
+        self._rewrites: list[RewriteRule] = []
         self._plugin = ""
 
     def bound_to(self, plugin: str) -> "Registry":
         """The same registry, under the name of the plugin that now registers."""
         view = Registry()
-        view._ops, view._lifts, view._plugin = self._ops, self._lifts, plugin
+        view._ops, view._lifts, view._rewrites, view._plugin = self._ops, self._lifts, self._rewrites, plugin
         return view
 
     def add(self, function: Callable[..., Any], *, override: bool = False) -> None:
-        """Registers what `@op` or `@lift` marked on `function`.
+        """Registers what `@op`, `@lift` or `@rewrite` marked on `function`.
 
         **Arguments:**
 
-        - `function`: a function marked by [`onnxeqx.op`][] or [`onnxeqx.lift`][].
+        - `function`: a function marked by [`onnxeqx.op`][], [`onnxeqx.lift`][] or [`onnxeqx.rewrite`][].
         - `override`: replace operators that another plugin has registered for overlapping opset versions.
 
         **Raises:** `PluginError` where the function carries no mark, or where versions overlap without `override`.
         """
-        entries = getattr(function, _OP_MARK, ())
-        rule = getattr(function, _LIFT_MARK, None)
-        if not entries and rule is None:
-            raise PluginError(f"{function!r} is marked neither by @onnxeqx.op nor by @onnxeqx.lift; mark it or leave it out.")
-        for entry in entries:
+        if not is_marked(function):
+            raise PluginError(
+                f"{function!r} carries no mark; mark it with @onnxeqx.op, @onnxeqx.lift or @onnxeqx.rewrite, or leave it out."
+            )
+        for entry in getattr(function, _OP_MARK, ()):
             self._add_op(dataclasses.replace(entry, plugin=self._plugin), override)
-        if rule is not None:
-            self._lifts.append(dataclasses.replace(rule, plugin=self._plugin))
+        for mark, rules in ((_LIFT_MARK, self._lifts), (_REWRITE_MARK, self._rewrites)):
+            if (rule := getattr(function, mark, None)) is not None:
+                rules.append(dataclasses.replace(rule, plugin=self._plugin))
 
     def add_module(self, module: str | types.ModuleType, *, override: bool = False) -> None:
         """Registers every marked function that the module defines; a name is looked up among the imported modules."""
@@ -222,8 +249,7 @@ class Registry:
 
             module = sys.modules[module]
         for member in list(vars(module).values()):
-            marked = getattr(member, _OP_MARK, None) or getattr(member, _LIFT_MARK, None)
-            if marked and getattr(member, "__module__", None) == module.__name__:
+            if is_marked(member) and getattr(member, "__module__", None) == module.__name__:
                 self.add(member, override=override)
 
     def _add_op(self, entry: Op, override: bool) -> None:
@@ -247,16 +273,29 @@ class Registry:
 
     def ops(self, name: str | None = None) -> list[Op]:
         """Every operator (of this name), sorted by domain, name and version."""
-        found = [entry for entries in self._ops.values() for entry in entries if name in (None, entry.name, entry.full_name)]
+        found = [
+            entry for entries in self._ops.values() for entry in entries if name in (None, entry.name, entry.full_name)
+        ]
         return sorted(found, key=lambda entry: (entry.domain, entry.name, entry.since))
+
+    def rewrite_rules(self) -> Iterable[RewriteRule]:
+        """Rewrite rules in the order of registration."""
+        return tuple(self._rewrites)
 
     def lift_rules(self) -> Iterable[LiftRule]:
         """Lift rules in the order of registration: the first that fits wins."""
         return tuple(self._lifts)
 
 
+def is_marked(function: Any) -> bool:
+    """Whether `@op`, `@lift` or `@rewrite` marked this object."""
+    return any(mark in getattr(function, "__dict__", ()) for mark in (_OP_MARK, _LIFT_MARK, _REWRITE_MARK))
+
+
 def _overlap(first: Op, second: Op) -> bool:
-    return (second.until is None or first.since <= second.until) and (first.until is None or second.since <= first.until)
+    return (second.until is None or first.since <= second.until) and (
+        first.until is None or second.since <= first.until
+    )
 
 
 def _range_text(entry: Op) -> str:

@@ -18,7 +18,9 @@ from ._weights import TRANSFORMS, arrays, whole_path
 _MAX_PROTO_BYTES = 1_800_000_000
 
 
-def save_onnx(model: Any, path: str | os.PathLike[str], *, metadata: Mapping[str, str] | None = None, force: bool = True) -> None:
+def save_onnx(
+    model: Any, path: str | os.PathLike[str], *, metadata: Mapping[str, str] | None = None, force: bool = True
+) -> None:
     """Writes the model as ONNX: the graph it came from, with its present weights.
 
     **Arguments:**
@@ -69,7 +71,13 @@ def _replaced_heads(weights: Mapping[str, np.ndarray], provenance: Mapping[str, 
     problems, heads = [], {}
     for path, entry in provenance.items():
         array, (layer, _, field) = weights.get(path), path.rpartition(".")
-        if array is not None and array.shape != entry.shape and field == "weight" and array.shape[1:] == entry.shape[1:] and array.ndim > 1:
+        if (
+            array is not None
+            and array.shape != entry.shape
+            and field == "weight"
+            and array.shape[1:] == entry.shape[1:]
+            and array.ndim > 1
+        ):
             heads[layer] = array.shape[0]
     for path, entry in provenance.items():
         array, (layer, _, field) = weights.get(path), path.rpartition(".")
@@ -80,7 +88,9 @@ def _replaced_heads(weights: Mapping[str, np.ndarray], provenance: Mapping[str, 
                 problems.append(f"missing: {path}")
             elif field == "bias":
                 heads.setdefault(layer, entry.shape[0])
-        elif array.shape != entry.shape and not (width is not None and array.shape in ((width, *entry.shape[1:]), (width, 1, 1))):
+        elif array.shape != entry.shape and not (
+            width is not None and array.shape in ((width, *entry.shape[1:]), (width, 1, 1))
+        ):
             problems.append(f"shape of {path}: {array.shape} in the model, {entry.shape} in its ONNX graph")
     for path in weights:
         layer, _, field = path.rpartition(".")
@@ -89,7 +99,8 @@ def _replaced_heads(weights: Mapping[str, np.ndarray], provenance: Mapping[str, 
     if problems:
         raise WeightsError(
             f"The model does not fit the ONNX graph it came from ({len(problems)} key paths); only linear and convolution "
-            "layers may change, and only their output width. Export another architecture with the `export` extra:\n  " + "\n  ".join(problems)
+            "layers may change, and only their output width. Export another architecture with the `export` extra:\n  "
+            + "\n  ".join(problems)
         )
     return heads
 
@@ -111,7 +122,11 @@ class _Writer:
             name = self._rewire(entry)
         elif entry.from_node and name in self.producers:
             self.graph.node.remove(self.producers.pop(name))
-        self._store(name, array.reshape(array.shape[:1]) if array.shape[1:] == (1, 1) and len(entry.shape) == 1 else array, entry)
+        self._store(
+            name,
+            array.reshape(array.shape[:1]) if array.shape[1:] == (1, 1) and len(entry.shape) == 1 else array,
+            entry,
+        )
 
     def add_bias(self, weight: Provenance, array: np.ndarray) -> None:
         """Gives a layer that had no bias one."""
@@ -124,7 +139,9 @@ class _Writer:
         output = node.output[0]
         node.output[0] = self._fresh(f"{output}_without_bias")
         position = list(self.graph.node).index(node) + 1
-        self.graph.node.insert(position, helper.make_node("Add", [node.output[0], name], [output], name=self._fresh(f"{node.name}_bias")))
+        self.graph.node.insert(
+            position, helper.make_node("Add", [node.output[0], name], [output], name=self._fresh(f"{node.name}_bias"))
+        )
 
     def widen(self, weights: list[Provenance]) -> None:
         """After heads of another width: reshapes to the old width downstream, and declared shapes, follow."""
@@ -140,7 +157,9 @@ class _Writer:
             for dim in output.type.tensor_type.shape.dim:
                 if dim.dim_value in widths:
                     dim.Clear()
-        inferred = onnx.shape_inference.infer_shapes(self.proto) if self.proto.ByteSize() < _MAX_PROTO_BYTES else self.proto
+        inferred = (
+            onnx.shape_inference.infer_shapes(self.proto) if self.proto.ByteSize() < _MAX_PROTO_BYTES else self.proto
+        )
         for output, found in zip(self.graph.output, inferred.graph.output, strict=True):
             output.CopyFrom(found)
 

@@ -39,7 +39,9 @@ def infer_call(call: Call) -> None:
 
 def _known_sizes(call: Call) -> dict[tuple[int, int], Symbol]:
     """Sample sizes of the expressions at hand, to recognise them among the results."""
-    symbols = [dim for value in call.inputs if value is not None for dim in value.shape or () if isinstance(dim, Symbol)]
+    symbols = [
+        dim for value in call.inputs if value is not None for dim in value.shape or () if isinstance(dim, Symbol)
+    ]
     for _, value in call.host_operands():
         if value.array is not None:
             symbols += [item for item in value.array.reshape(-1) if isinstance(item, Symbol)]

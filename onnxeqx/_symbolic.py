@@ -151,11 +151,14 @@ def _arithmetic(name: str, left: Any, right: Any) -> Any:
     left, right = (side if isinstance(side, Symbol) else operator.index(side) for side in (left, right))
     if not isinstance(left, Symbol) and not isinstance(right, Symbol):
         return _FUNCTIONS[name](left, right)
-    match name, left, right:
-        case ("+", 0, other) | ("+" | "-", other, 0) | ("*", 1, other) | ("*" | "//", other, 1):
-            return other
-        case ("*", 0, _) | ("*", _, 0):
-            return 0
+    # A symbol must not meet `==` here: whether it equals 1 is undecided.
+    plain_left, plain_right = (None if isinstance(side, Symbol) else side for side in (left, right))
+    if (plain_left == 0 and name == "+") or (plain_left == 1 and name == "*"):
+        return right
+    if (plain_right == 0 and name in "+-") or (plain_right == 1 and name in ("*", "//")):
+        return left
+    if name == "*" and 0 in (plain_left, plain_right):
+        return 0
     if name == "//" and not (is_non_negative(left) and is_non_negative(right)):
         # ONNX divides integers towards zero, Python towards minus infinity; they agree on sizes.
         raise UndecidedError(f"the sign of {left!r} // {right!r} is not known at load")

@@ -165,7 +165,9 @@ def _run(running: Any, inputs: Mapping[str, np.ndarray], names: Sequence[str] | 
     wanted = {value.name for value in running.get_inputs()}
     unknown = sorted(set(inputs) - wanted)
     if unknown:
-        raise InputError(f"The model has no input {unknown[0]!r}; its inputs are {', '.join(map(repr, sorted(wanted)))}.")
+        raise InputError(
+            f"The model has no input {unknown[0]!r}; its inputs are {', '.join(map(repr, sorted(wanted)))}."
+        )
     try:
         return running.run(names, {name: np.asarray(array) for name, array in inputs.items()})
     except Exception as error:  # ONNX Runtime's exceptions have no common base class
@@ -183,12 +185,18 @@ def compare(name: str, node: str, got: np.ndarray, wanted: np.ndarray, rtol: flo
     finite = np.isfinite(wanted)
     scale = float(np.abs(wanted[finite]).max(initial=0.0))
     with np.errstate(invalid="ignore"):
-        difference = np.where(finite, np.abs(got - wanted), np.where((got == wanted) | (np.isnan(got) & np.isnan(wanted)), 0.0, np.inf))
+        difference = np.where(
+            finite, np.abs(got - wanted), np.where((got == wanted) | (np.isnan(got) & np.isnan(wanted)), 0.0, np.inf)
+        )
     allowed = atol * max(scale, 1.0) + rtol * np.abs(np.where(finite, wanted, 0.0))
-    return Difference(name, node, wanted.shape, float(difference.max(initial=0.0)), scale, bool((difference <= allowed).all()))
+    return Difference(
+        name, node, wanted.shape, float(difference.max(initial=0.0)), scale, bool((difference <= allowed).all())
+    )
 
 
-def _compare_nodes(path: pathlib.Path, graph: Graph, inputs: Mapping[str, Any], rtol: float, atol: float) -> list[Difference]:
+def _compare_nodes(
+    path: pathlib.Path, graph: Graph, inputs: Mapping[str, Any], rtol: float, atol: float
+) -> list[Difference]:
     expected = _all_outputs(path, graph, inputs)
     values = start(graph, inputs)
     found = []
@@ -214,7 +222,12 @@ def _all_outputs(path: pathlib.Path, graph: Graph, inputs: Mapping[str, Any]) ->
     proto = onnx.load(path)
     present = {output.name for output in proto.graph.output}
     produced = {name for node in proto.graph.node for name in node.output}
-    wanted = [value.name for call in graph.calls for value in call.outputs if value.name in produced and value.dtype is not None]
+    wanted = [
+        value.name
+        for call in graph.calls
+        for value in call.outputs
+        if value.name in produced and value.dtype is not None
+    ]
     for name in wanted:
         if name not in present:
             proto.graph.output.add(name=name)

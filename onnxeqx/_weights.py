@@ -29,7 +29,10 @@ from .runtime import canonical_dtype
 Tree = TypeVar("Tree")
 
 # From the layout in the ONNX file to the layout in the model, and back.
-TRANSFORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {"": lambda array: array, "transpose": lambda array: array.T}
+TRANSFORMS: dict[str, Callable[[np.ndarray], np.ndarray]] = {
+    "": lambda array: array,
+    "transpose": lambda array: array.T,
+}
 
 
 def _is_leaf(item: Any) -> bool:
@@ -41,7 +44,12 @@ def dotted_path(path: Sequence[Any]) -> str:
     parts = []
     for entry in path:
         match entry:
-            case jtu.GetAttrKey(name=part) | jtu.DictKey(key=part) | jtu.SequenceKey(idx=part) | jtu.FlattenedIndexKey(key=part):
+            case (
+                jtu.GetAttrKey(name=part)
+                | jtu.DictKey(key=part)
+                | jtu.SequenceKey(idx=part)
+                | jtu.FlattenedIndexKey(key=part)
+            ):
                 parts.append(str(part))
     return ".".join(parts)
 
@@ -60,7 +68,9 @@ def key_paths(tree: Any) -> dict[str, Any]:
     }
 
 
-def parameters(model: Tree, trainable: str | Sequence[str] | None = None, freeze: str | Sequence[str] | None = None) -> Tree:
+def parameters(
+    model: Tree, trainable: str | Sequence[str] | None = None, freeze: str | Sequence[str] | None = None
+) -> Tree:
     """Which leaves to train, as a boolean PyTree for `eqx.partition`.
 
     **Arguments:**
@@ -81,7 +91,11 @@ def parameters(model: Tree, trainable: str | Sequence[str] | None = None, freeze
         function: `optax.masked(tx, lambda params: onnxeqx.parameters(params, ...))`, or partition first and optimise what
         is trainable.
     """
-    names = [path for path, leaf in key_paths(model).items() if not isinstance(leaf, Buffer) and jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    names = [
+        path
+        for path, leaf in key_paths(model).items()
+        if not isinstance(leaf, Buffer) and jnp.issubdtype(leaf.dtype, jnp.inexact)
+    ]
     chosen = set(names if trainable is None else _matching(names, trainable)) - set(_matching(names, freeze or ()))
     return jtu.tree_map_with_path(lambda path, _: dotted_path(path) in chosen, model)
 
@@ -91,7 +105,10 @@ def _matching(names: list[str], patterns: str | Sequence[str]) -> Iterator[str]:
         found = fnmatch.filter(names, pattern) or fnmatch.filter(names, f"{pattern}.*")
         if not found:
             tops = sorted({name.split(".")[0] for name in names})
-            raise WeightsError(f"Pattern {pattern!r} matches no parameter; key paths begin with {', '.join(tops[:20])}, for example {names[0] if names else '(none)'!r}.")
+            raise WeightsError(
+                f"Pattern {pattern!r} matches no parameter; key paths begin with {', '.join(tops[:20])}, for example "
+                f"{names[0] if names else '(none)'!r}."
+            )
         yield from found
 
 
@@ -131,11 +148,16 @@ def bind(skeleton: Tree, weights: Mapping[str, np.ndarray], source: str) -> Tree
             continue
         array, wanted = weights[path], jnp.dtype(leaf.dtype)
         if tuple(array.shape) != tuple(leaf.shape):
-            problems.append(f"shape of {path}: {_shape_text(array.shape)} in {source}, {_shape_text(leaf.shape)} in the model")
+            problems.append(
+                f"shape of {path}: {_shape_text(array.shape)} in {source}, {_shape_text(leaf.shape)} in the model"
+            )
         elif canonical_dtype(array.dtype) != wanted:
             problems.append(f"dtype of {path}: {array.dtype} in {source}, {wanted} in the model")
     if problems:
-        raise WeightsError(f"{source} does not fit the model ({len(problems)} key path{'s' if len(problems) > 1 else ''}):\n  " + "\n  ".join(problems))
+        raise WeightsError(
+            f"{source} does not fit the model ({len(problems)} key path{'s' if len(problems) > 1 else ''}):\n  "
+            + "\n  ".join(problems)
+        )
 
     def fill(path: Sequence[Any], leaf: Any) -> Any:
         name = dotted_path(path)
@@ -155,10 +177,14 @@ def _shape_text(shape: Sequence[int]) -> str:
 
 def arrays(model: Any) -> dict[str, np.ndarray]:
     """The model's leaves on the host, by key path; buffers as the floats they stand for."""
-    return {path: np.asarray(leaf.value if isinstance(leaf, Buffer) else leaf) for path, leaf in key_paths(model).items()}
+    return {
+        path: np.asarray(leaf.value if isinstance(leaf, Buffer) else leaf) for path, leaf in key_paths(model).items()
+    }
 
 
-def save_weights(model: Any, path: str | os.PathLike[str], *, metadata: Mapping[str, str] | None = None, force: bool = True) -> None:
+def save_weights(
+    model: Any, path: str | os.PathLike[str], *, metadata: Mapping[str, str] | None = None, force: bool = True
+) -> None:
     """Writes the model's leaves to a safetensors file, by key path.
 
     **Arguments:**
@@ -189,7 +215,9 @@ def read_weights(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], d
             metadata = file.metadata() or {}
         return dict(safetensors.numpy.load_file(path)), metadata
     except (safetensors.SafetensorError, ValueError, OSError) as error:
-        raise WeightsError(f"{str(path)!r} is no safetensors file or is damaged ({error}); save the weights again.") from error
+        raise WeightsError(
+            f"{str(path)!r} is no safetensors file or is damaged ({error}); save the weights again."
+        ) from error
 
 
 def load_weights(model: Tree, path: str | os.PathLike[str]) -> Tree:

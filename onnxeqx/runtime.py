@@ -186,14 +186,18 @@ class _InputSpec:
         if not isinstance(value, jax.Array):
             value = np.asarray(value)
             if value.dtype == object or value.dtype.kind in "USM":
-                raise InputError(f"Input {self.name!r} must be an array of {self.text}, not {type(value).__name__} of {value.dtype}.")
+                raise InputError(
+                    f"Input {self.name!r} must be an array of {self.text}, not {type(value).__name__} of {value.dtype}."
+                )
         self._check_shape(value.shape, sizes)
         if self.dtype == "any":
             return jnp.asarray(value)
         wanted = canonical_dtype(wanted)
         kinds = (jnp.bool_, jnp.integer, jnp.floating, jnp.complexfloating)
         if not any(jnp.issubdtype(value.dtype, kind) and jnp.issubdtype(wanted, kind) for kind in kinds):
-            raise InputError(f"Input {self.name!r} has dtype {value.dtype}, but the model takes {self.text}; convert it first.")
+            raise InputError(
+                f"Input {self.name!r} has dtype {value.dtype}, but the model takes {self.text}; convert it first."
+            )
         return jnp.asarray(value, wanted)
 
     def _check_shape(self, shape: tuple[Any, ...], sizes: dict[str, tuple[Any, str]]) -> None:
@@ -215,4 +219,7 @@ class _InputSpec:
                 )
             known, where = sizes.setdefault(str(dim), (size, f"input {self.name!r}, axis {axis}"))
             if isinstance(dim, str) and isinstance(known, int) and known != size:
-                raise InputError(f"Input {self.name!r} has size {size} along axis {axis} ({dim!r}), but {where} has {known}; they must be equal.")
+                raise InputError(
+                    f"Input {self.name!r} has size {size} along axis {axis} ({dim!r}), but {where} has {known}; they must "
+                    "be equal."
+                )

@@ -1,6 +1,7 @@
 """Runs cases of the ONNX project's own backend suite through the registered operators, node by node."""
 
 import functools
+import warnings
 from typing import Any
 
 import jax.numpy as jnp
@@ -15,7 +16,8 @@ from onnxeqx.plugins.manager import host
 @functools.cache
 def node_cases() -> dict[str, Any]:
     """The in-memory `node` cases of the installed onnx, by name."""
-    return {case.name: case for case in load_model_tests(kind="node")}
+    with warnings.catch_warnings(action="ignore"):  # onnx overflows on purpose while it makes its cases
+        return {case.name: case for case in load_model_tests(kind="node")}
 
 
 def attributes(node: onnx.NodeProto) -> dict[str, Any]:
@@ -62,9 +64,10 @@ def check_case(name: str) -> None:
     for inputs, expected in case.data_sets:
         results = evaluate(case.model, inputs)
         for result, wanted in zip(results, expected, strict=True):
+            on_host = isinstance(result, np.ndarray)
             result = np.asarray(result)
             assert result.shape == wanted.shape
-            canonical = np.asarray(jnp.asarray(wanted)).dtype
+            canonical = wanted.dtype if on_host else np.asarray(jnp.asarray(wanted)).dtype
             assert result.dtype == canonical, f"{result.dtype} instead of {canonical}"
             np.testing.assert_allclose(
                 result.astype(np.float64) if result.dtype.kind not in "biuSU" else result,

@@ -56,7 +56,9 @@ def _main_dtype(graph: Graph) -> np.dtype:
 
 
 def _docstring(header: Header, uses_key: bool) -> str:
-    title = "".join(character if character.isalnum() or character in " ._-" else "_" for character in header.title)[:100]
+    title = "".join(character if character.isalnum() or character in " ._-" else "_" for character in header.title)[
+        :100
+    ]
     lines = [f"{title}, converted by onnxeqx {header.version}.", ""]
     lines += ["`onnxeqx.load` on this folder builds `Model` and binds weights.safetensors to it by key path."]
     if uses_key:
@@ -78,7 +80,9 @@ def _decorate_model(definition: ast.ClassDef, graph: Graph, main_dtype: np.dtype
         if isinstance(statement, ast.FunctionDef) and statement.name == "__call__":
             statement.decorator_list = [ast.Call(dotted("model_call"), [declared], keywords)]
     names = {"input_names": tuple(value.name for value in graph.inputs), "output_names": graph.output_names}
-    definition.body[:0] = [ast.Assign([ast.Name(key, ast.Store())], literal(value), lineno=0) for key, value in names.items()]
+    definition.body[:0] = [
+        ast.Assign([ast.Name(key, ast.Store())], literal(value), lineno=0) for key, value in names.items()
+    ]
 
 
 def _declaration(graph: Graph, index: int) -> str:

@@ -72,7 +72,9 @@ class ClassPrinter:
         method = FunctionPrinter(block, self.imports, self.main_dtype).print() if block.items is not None else None
         return PrintedBlock(block, fields, method, holes)
 
-    def _field(self, field: str, child: Block | Lifted | Leaf, holes: list[tuple[str, Any]]) -> tuple[ast.expr, ast.expr]:
+    def _field(
+        self, field: str, child: Block | Lifted | Leaf, holes: list[tuple[str, Any]]
+    ) -> tuple[ast.expr, ast.expr]:
         if isinstance(child, Leaf):
             return self._leaf(child, holes)
         if isinstance(child, Lifted):
@@ -122,7 +124,8 @@ class ClassPrinter:
         members = [block.children.get(str(index)) for index in range(size)]
         inner: list[list[tuple[str, Any]]] = [[] for _ in members]
         constructors = [
-            literal(None) if member is None else self._field(field, member, inner[i])[1] for i, member in enumerate(members)
+            literal(None) if member is None else self._field(field, member, inner[i])[1]
+            for i, member in enumerate(members)
         ]
         same = len({ast.dump(constructor) for constructor in constructors}) == 1 and None not in members
         if not same or size < 2:
@@ -136,11 +139,16 @@ class ClassPrinter:
         element = _Fill(fill | fixed).visit(copy.deepcopy(constructors[0]))
         if not varying:
             iterator = call(name("range"), _hole("depth", size, holes))
-            return call(name("tuple"), ast.GeneratorExp(element, [ast.comprehension(ast.Name("_", ast.Store()), iterator, [], 0)]))
+            return call(
+                name("tuple"),
+                ast.GeneratorExp(element, [ast.comprehension(ast.Name("_", ast.Store()), iterator, [], 0)]),
+            )
         table = tuple(tuple(row[i] for i in varying) if len(varying) > 1 else row[varying[0]] for row in rows)
         stored = [ast.Name(text, ast.Store()) for text in names]
         target = stored[0] if len(stored) == 1 else ast.Tuple(stored, ast.Store())
-        iterator = _hole(f"{'_and_'.join(names)}_of_{identifier(field)}" if not field.isdecimal() else "sizes", table, holes)
+        iterator = _hole(
+            f"{'_and_'.join(names)}_of_{identifier(field)}" if not field.isdecimal() else "sizes", table, holes
+        )
         return call(name("tuple"), ast.GeneratorExp(element, [ast.comprehension(target, iterator, [], 0)]))
 
     def _define(self, group: list[PrintedBlock]) -> ast.ClassDef:
@@ -164,9 +172,12 @@ class ClassPrinter:
             printed.class_name = class_name
         return self._class_definition(class_name, group[0], list(argument_of.values()), fill)
 
-    def _class_definition(self, class_name: str, printed: PrintedBlock, arguments: list[str], fill: dict[int, ast.expr]) -> ast.ClassDef:
+    def _class_definition(
+        self, class_name: str, printed: PrintedBlock, arguments: list[str], fill: dict[int, ast.expr]
+    ) -> ast.ClassDef:
         body: list[ast.stmt] = [
-            ast.AnnAssign(ast.Name(field, ast.Store()), annotation, None, simple=1) for field, annotation, _ in printed.fields
+            ast.AnnAssign(ast.Name(field, ast.Store()), annotation, None, simple=1)
+            for field, annotation, _ in printed.fields
         ]
         assignments: list[ast.stmt] = [
             ast.Assign([ast.Attribute(name("self"), field, ast.Store())], _Fill(fill).visit(constructor), lineno=0)
@@ -228,7 +239,9 @@ class _Renumber(ast.NodeTransformer):
         return node
 
 
-def _runs(constructors: list[ast.expr], inner: list[list[tuple[str, Any]]], holes: list[tuple[str, Any]]) -> list[ast.expr]:
+def _runs(
+    constructors: list[ast.expr], inner: list[list[tuple[str, Any]]], holes: list[tuple[str, Any]]
+) -> list[ast.expr]:
     """The members of a tuple, three and more equal ones in a row as `*(Layer() for _ in range(3))`."""
     members: list[ast.expr] = []
     position = 0
@@ -255,7 +268,9 @@ def _runs(constructors: list[ast.expr], inner: list[list[tuple[str, Any]]], hole
     return members
 
 
-def _unique_names(hints: list[str], taken: set[str] | None = None, *, remember: bool = False, reserved: set[str] = frozenset()) -> list[str]:
+def _unique_names(
+    hints: list[str], taken: set[str] | None = None, *, remember: bool = False, reserved: set[str] = frozenset()
+) -> list[str]:
     used = set(taken or ()) | set(reserved)
     found = []
     for hint in hints:

@@ -82,7 +82,10 @@ class Imports:
                 plain.append(ast.Import([_alias(module, alias)]))
         plain.sort(key=ast.unparse)
         sources = sorted(members, key=lambda module: (module.startswith("onnxeqx"), module))
-        return [*plain, *(ast.ImportFrom(module, [_alias(*pair) for pair in sorted(members[module])], 0) for module in sources)]
+        return [
+            *plain,
+            *(ast.ImportFrom(module, [_alias(*pair) for pair in sorted(members[module])], 0) for module in sources),
+        ]
 
 
 def _alias(target: str, alias: str) -> ast.alias:

@@ -2,7 +2,6 @@
 
 import ast
 import builtins
-import dataclasses
 from typing import Any
 
 import numpy as np
@@ -11,42 +10,33 @@ from .._fold import symbol_dims
 from .._graph import Call, Kind, Leaf, Role, Value
 from .._lower import is_floating
 from .._names import Path, identifier
-from .._nest import Block, BlockCall, axis_of, data_reads
+from .._nest import Block, BlockCall, axis_of
 from .._symbolic import Dim, Symbol
 from ._expressions import (
     Imports,
-    call as call_of,
     dotted,
-    dtype as dtype_of,
     infix,
     is_operator,
     literal,
     method,
-    name as name_of,
     plain_numbers,
     symbolic,
 )
+from ._expressions import (
+    call as call_of,
+)
+from ._expressions import (
+    dtype as dtype_of,
+)
+from ._expressions import (
+    name as name_of,
+)
 from ._loops import fold_loops
+from ._statements import Item, Statement, open_dims, operands, plan
 
-Item = Call | BlockCall
-
-# How many calls one line may nest, and how wide it may get.
-_MAX_NESTED = 3
-_MAX_WIDTH = 100
+# Literals above this are infinite in bfloat16.
 _FINITE_BF16 = 3.3895e38
 _GENERIC = ("x", "y", "z", "u", "v", "w")
-
-
-@dataclasses.dataclass(eq=False)
-class _Statement:
-    """One assignment: an item, with the items that are written inside it."""
-
-    item: Item
-    nested: list[Item]
-
-    @property
-    def items(self) -> list[Item]:
-        return [*self.nested, self.item]
 
 
 class FunctionPrinter:
@@ -64,14 +54,13 @@ class FunctionPrinter:
         self.block, self.imports, self.main_dtype = block, imports, main_dtype
         self.names: dict[Value, str] = {}
         self.uses_dtype = False
-        self._producer = {output: item for item in block.items or () for output in item.outputs}
-        self._nested: dict[Value, Item] = {}
-        self._current: _Statement | None = None
+        self._plan = plan(block)
+        self._current: Statement | None = None
         self._nearby: list[Value] = []
 
     def print(self) -> ast.FunctionDef:
         """The method, without decorators."""
-        statements = self._statements()
+        statements = self._plan.statements
         self._last_use = self._liveness(statements)
         self._readers = self._count_readers(statements)
         arguments = self._name_inputs()
@@ -97,66 +86,14 @@ class FunctionPrinter:
             stack.extend(child for child in block.children.values() if isinstance(child, Block))
         return sizes
 
-    # Which lines there are.
-
-    def _statements(self) -> list[_Statement]:
-        order = self._depth_first()
-        uses: dict[Value, int] = {}
-        for item in order:
-            for value in _operands(item):
-                uses[value] = uses.get(value, 0) + 1
-        for value in self.block.outputs:
-            uses[value] = uses.get(value, 0) + 2
-        needed_for_shape = {dim.value for item in order for dim in _dims(item)}
-        cost: dict[int, int] = {}
-        for item in order:
-            cost[id(item)] = 1
-            if isinstance(item, BlockCall):
-                continue
-            for value in dict.fromkeys(_operands(item)):
-                source = self._producer.get(value)
-                if not isinstance(source, Call) or uses[value] != 1 or len(source.outputs) != 1 or value in needed_for_shape:
-                    continue
-                if cost[id(item)] + cost[id(source)] <= _MAX_NESTED:
-                    cost[id(item)] += cost[id(source)]
-                    self._nested[value] = source
-        inner = {id(source) for source in self._nested.values()}
-        return [_Statement(item, self._inside(item)) for item in order if id(item) not in inner]
-
-    def _inside(self, item: Item) -> list[Item]:
-        found: list[Item] = []
-        stack = [item]
-        while stack:
-            for value in _operands(stack.pop()):
-                if value in self._nested:
-                    found.append(self._nested[value])
-                    stack.append(self._nested[value])
-        return found
-
-    def _depth_first(self) -> list[Item]:
-        """From the outputs in operand order, so that equal blocks have their lines in the same order."""
-        order: list[Item] = []
-        state: dict[int, bool] = {}
-        stack: list[tuple[Item, bool]] = [(self._producer[value], False) for value in reversed(self.block.outputs) if value in self._producer]
-        while stack:
-            item, done = stack.pop()
-            if done:
-                order.append(item)
-            elif id(item) not in state:
-                state[id(item)] = True
-                stack.append((item, True))
-                sources = [self._producer[value] for value in (*_operands(item), *(dim.value for dim in _dims(item))) if value in self._producer]
-                stack.extend((source, False) for source in reversed(sources) if id(source) not in state)
-        return order
-
     # Which names they use.
 
-    def _liveness(self, statements: list[_Statement]) -> dict[Value, int]:
+    def _liveness(self, statements: list[Statement]) -> dict[Value, int]:
         last: dict[Value, int] = {}
         for position, statement in enumerate(statements):
             for value in self._variables(statement):
                 last[value] = position
-            for dim in self._open_dims(statement):
+            for dim in self._dims_of_others(statement):
                 last[self._holder(dim, statements[: position + 1])] = position
         for value in self.block.outputs:
             last[value] = len(statements)
@@ -164,7 +101,7 @@ class FunctionPrinter:
                 last[self._holder(dim, statements)] = len(statements)
         return last
 
-    def _count_readers(self, statements: list[_Statement]) -> dict[Value, int]:
+    def _count_readers(self, statements: list[Statement]) -> dict[Value, int]:
         readers: dict[Value, int] = {}
         for statement in statements:
             for value in dict.fromkeys(self._variables(statement)):
@@ -173,19 +110,29 @@ class FunctionPrinter:
             readers[value] = readers.get(value, 0) + 1
         return readers
 
-    def _variables(self, statement: _Statement) -> list[Value]:
+    def _variables(self, statement: Statement) -> list[Value]:
         """The named values that a statement reads, in order."""
-        return [value for item in reversed(statement.items) for value in _operands(item) if value not in self._nested and self._is_variable(value)]
+        return [
+            value
+            for item in reversed(statement.items)
+            for value in operands(item)
+            if value not in self._plan.nested and self._is_variable(value)
+        ]
 
     def _is_variable(self, value: Value) -> bool:
-        return value in self._producer or value in self.block.inputs
+        return value in self._plan.producer or value in self.block.inputs
 
-    def _open_dims(self, statement: _Statement) -> list[Dim]:
+    def _dims_of_others(self, statement: Statement) -> list[Dim]:
         """The dimensions that none of the statement's own operands can tell."""
         variables = self._variables(statement)
-        return [dim for item in statement.items for dim in _dims(item) if all(axis_of(value, dim) is None for value in variables)]
+        return [
+            dim
+            for item in statement.items
+            for dim in open_dims(item)
+            if all(axis_of(value, dim) is None for value in variables)
+        ]
 
-    def _holder(self, dim: Dim, statements: list[_Statement]) -> Value:
+    def _holder(self, dim: Dim, statements: list[Statement]) -> Value:
         """The named value whose shape is read for a dimension: an argument if possible, else the earliest result."""
         produced = [output for statement in statements for output in statement.item.outputs]
         for value in (*self.block.inputs, *produced):
@@ -219,15 +166,22 @@ class FunctionPrinter:
             candidate = f"{stem}_{counter}"
         return candidate
 
-    def _name_result(self, value: Value, statement: _Statement, position: int) -> str:
+    def _name_result(self, value: Value, statement: Statement, position: int) -> str:
         """A dying operand that only this line reads hands its name on; otherwise the result is named after what made it."""
         operands = self._variables(statement)
         if operands and value.kind is Kind.DEVICE:
             first = operands[0]
-            hands_on = self._last_use[first] == position and self._readers[first] == 1 and first.leaf is None and first.kind is Kind.DEVICE
+            hands_on = (
+                self._last_use[first] == position
+                and self._readers[first] == 1
+                and first.leaf is None
+                and first.kind is Kind.DEVICE
+            )
             if hands_on and first.dtype == value.dtype and self.names[first] in _GENERIC:
                 return self.names[first]
-        taken = {self.names[other] for other, last in self._last_use.items() if other in self.names and last >= position}
+        taken = {
+            self.names[other] for other, last in self._last_use.items() if other in self.names and last >= position
+        }
         hint = self._hint(statement.item)
         if hint is None:
             return next((text for text in _GENERIC if text not in taken), None) or self._fresh("x", taken)
@@ -242,11 +196,13 @@ class FunctionPrinter:
             return None
         else:
             return item.op.function.__name__.rstrip("_0123456789")
-        return next((part for part in reversed(path) if not part.isdecimal()), None) if not path[-1].isdecimal() else None
+        return (
+            next((part for part in reversed(path) if not part.isdecimal()), None) if not path[-1].isdecimal() else None
+        )
 
     # How they read.
 
-    def _print_statement(self, statement: _Statement, position: int) -> ast.stmt:
+    def _print_statement(self, statement: Statement, position: int) -> ast.stmt:
         self._current = statement
         expression = self._expression(statement.item)
         targets = []
@@ -272,12 +228,22 @@ class FunctionPrinter:
         if callable(prints):
             first = next((value.dtype for value in item.inputs if value is not None), None)
             prints = prints(first) if first is not None else None
-        attributes = {key: value for key, value in item.attributes.items() if not _is_default(value, item.op.attributes.get(key))}
+        attributes = {
+            key: value for key, value in item.attributes.items() if not _is_default(value, item.op.attributes.get(key))
+        }
         if prints is not None and not attributes and is_operator(prints, len(operands)):
             return infix(prints, operands)
         if prints is not None and not is_operator(prints, len(operands)) and "." in prints:
-            return call_of(dotted(prints), *operands, **{key: self._attribute(item, key, value) for key, value in attributes.items()})
-        return call_of(self._function(item.op.function), *operands, **{key: self._attribute(item, key, value) for key, value in attributes.items()})
+            return call_of(
+                dotted(prints),
+                *operands,
+                **{key: self._attribute(item, key, value) for key, value in attributes.items()},
+            )
+        return call_of(
+            self._function(item.op.function),
+            *operands,
+            **{key: self._attribute(item, key, value) for key, value in attributes.items()},
+        )
 
     def _layer_call(self, item: Call) -> ast.expr:
         layer = self._path(item.lifted.path)
@@ -301,8 +267,8 @@ class FunctionPrinter:
 
     def _value(self, value: Value) -> ast.expr:
         """A value where an array is expected."""
-        if value in self._nested:
-            return self._expression(self._nested[value])
+        if value in self._plan.nested:
+            return self._expression(self._plan.nested[value])
         if value in self.names:
             return name_of(self.names[value])
         if value.leaf is not None:
@@ -335,14 +301,25 @@ class FunctionPrinter:
             if scalar is not None:
                 return scalar
         expression = self._value(value)
-        if value.kind is Kind.HOST and value.array is None and is_floating(value.dtype) and any(other is not None and other.kind is Kind.DEVICE for other in item.inputs):
+        if (
+            value.kind is Kind.HOST
+            and value.array is None
+            and is_floating(value.dtype)
+            and any(other is not None and other.kind is Kind.DEVICE for other in item.inputs)
+        ):
             return call_of(dotted("jnp.asarray"), expression, self._dtype())
         return expression
 
     def _scalar_operand(self, item: Call, value: Value) -> ast.expr | None:
         """A constant of one element as a Python scalar, where that means the same."""
-        others = [other for other in item.inputs if other is not None and other is not value and (other.array is None or other.leaf)]
-        if value.array.ndim > 0 and not (self._is_infix(item) and any(len(other.shape or ()) >= value.array.ndim for other in others)):
+        others = [
+            other
+            for other in item.inputs
+            if other is not None and other is not value and (other.array is None or other.leaf)
+        ]
+        if value.array.ndim > 0 and not (
+            self._is_infix(item) and any(len(other.shape or ()) >= value.array.ndim for other in others)
+        ):
             return None
         if any(other.dtype == value.dtype for other in others) or value.array.dtype in (np.int64, np.bool_, object):
             return self._scalar(value)
@@ -364,7 +341,9 @@ class FunctionPrinter:
         number = item.item() if value.array.dtype.kind != "V" else float(item)
         if isinstance(number, float) and _FINITE_BF16 < abs(number) < np.inf and is_floating(value.dtype):
             # The largest float32 is infinite in bfloat16, and 0 * inf is NaN: masks follow the dtype of the model.
-            return ast.Attribute(call_of(dotted("jnp.finfo"), self._dtype()), "max" if number > 0 else "min", ast.Load())
+            return ast.Attribute(
+                call_of(dotted("jnp.finfo"), self._dtype()), "max" if number > 0 else "min", ast.Load()
+            )
         return self._literal(number)
 
     def _literal(self, number: Any) -> ast.expr:
@@ -375,7 +354,11 @@ class FunctionPrinter:
             self._nearby = [other for other in item.inputs if other is not None]
             return self._symbols(value.array)
         if value.array is not None:
-            if value.array.ndim > 1 or value.array.dtype.kind not in "iufb" or (value.array.ndim == 0 and value.array.dtype not in (np.int64, np.bool_)):
+            if (
+                value.array.ndim > 1
+                or value.array.dtype.kind not in "iufb"
+                or (value.array.ndim == 0 and value.array.dtype not in (np.int64, np.bool_))
+            ):
                 return self._array(value.array)
             return self._literal(plain_numbers(value.array))
         expression = self._value(value)
@@ -383,7 +366,11 @@ class FunctionPrinter:
             return expression
         host_value = name_of("host_value")
         origin = f" computed by {value.producer.describe()}" if value.producer is not None else ""
-        return call_of(host_value, expression, literal(f"input {item.op.input_name(position)!r} of {item.describe()},{origin or ' ' + value.name}"))
+        return call_of(
+            host_value,
+            expression,
+            literal(f"input {item.op.input_name(position)!r} of {item.describe()},{origin or ' ' + value.name}"),
+        )
 
     def _symbols(self, array: np.ndarray) -> ast.expr:
         if array.ndim == 0:
@@ -410,7 +397,9 @@ class FunctionPrinter:
             kind = self._dtype() if array.dtype == self.main_dtype else dtype_of(array.dtype)
             return call_of(dotted("jnp.array"), numbers, kind)
         if array.dtype in (np.int64, np.bool_):
-            return call_of(dotted("np.array"), numbers, **({} if array.size else {"dtype": dotted(f"np.{array.dtype.name}")}))
+            return call_of(
+                dotted("np.array"), numbers, **({} if array.size else {"dtype": dotted(f"np.{array.dtype.name}")})
+            )
         return call_of(dotted("np.array"), numbers, dotted(f"np.{array.dtype.name}"))
 
     def _attribute(self, item: Call, key: str, value: Any) -> ast.expr:
@@ -433,16 +422,6 @@ class FunctionPrinter:
         return expressions[0] if len(expressions) == 1 else ast.Tuple(expressions, ast.Load())
 
 
-def _operands(item: Item) -> list[Value]:
-    return item.inputs if isinstance(item, BlockCall) else data_reads(item)
-
-
-def _dims(item: Item) -> list[Dim]:
-    if isinstance(item, BlockCall):
-        return []
-    return [dim for value in data_reads(item) for dim in symbol_dims(value)]
-
-
 def _is_default(value: Any, default: Any) -> bool:
     return not isinstance(value, np.ndarray) and type(value) is type(default) and value == default
 
@@ -454,7 +433,11 @@ def _dtype_of_attribute(value: Any) -> np.dtype:
 
 
 def _assign(target: str | tuple[str, ...], expression: ast.expr) -> ast.Assign:
-    names = ast.Name(target, ast.Store()) if isinstance(target, str) else ast.Tuple([ast.Name(item, ast.Store()) for item in target], ast.Store())
+    names = (
+        ast.Name(target, ast.Store())
+        if isinstance(target, str)
+        else ast.Tuple([ast.Name(item, ast.Store()) for item in target], ast.Store())
+    )
     return ast.Assign([names], expression, lineno=0)
 
 

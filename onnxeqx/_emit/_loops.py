@@ -27,7 +27,11 @@ def fold_loops(body: list[ast.stmt], sizes: dict[str, int]) -> list[ast.stmt]:
 
 def _indexed_call(statement: ast.stmt) -> tuple[ast.expr, int] | None:
     """The tuple and the index of `x = self.a[i](…x…)` (or of `over_batch(self.a[i], x, …)`), if it is one."""
-    if not isinstance(statement, ast.Assign) or not isinstance(statement.targets[0], ast.Name) or not isinstance(statement.value, ast.Call):
+    if (
+        not isinstance(statement, ast.Assign)
+        or not isinstance(statement.targets[0], ast.Name)
+        or not isinstance(statement.value, ast.Call)
+    ):
         return None
     function = _layer_slot(statement.value)
     if isinstance(function, ast.Subscript) and isinstance(function.slice, ast.Constant):
@@ -72,5 +76,7 @@ def _loop(statement: ast.stmt, sequence: ast.expr, start: int, run: int, sizes: 
     else:
         statement.value.args[0] = name_of(member)
     if start or run < sizes.get(ast.unparse(sequence), run + 1):
-        sequence = ast.Subscript(sequence, ast.Slice(literal(start) if start else None, literal(start + run)), ast.Load())
+        sequence = ast.Subscript(
+            sequence, ast.Slice(literal(start) if start else None, literal(start + run)), ast.Load()
+        )
     return ast.For(ast.Name(member, ast.Store()), sequence, [statement], [], None, lineno=0)

@@ -32,7 +32,9 @@ def parse_input_shapes(texts: list[str] | None) -> dict[str, tuple[int | str, ..
         name, colon, dims = text.rpartition(":")
         parts = [part.strip() for part in dims.split(",")]
         if not colon or not name or not all(parts):
-            raise OnnxeqxError(f"--input-shape {text!r} is not of the form name:dim,dim,…; for example input:batch,3,128,128.")
+            raise OnnxeqxError(
+                f"--input-shape {text!r} is not of the form name:dim,dim,…; for example input:batch,3,128,128."
+            )
         shapes[name] = tuple(int(part) if part.lstrip("-").isdecimal() else part for part in parts)
     return shapes
 
@@ -48,7 +50,9 @@ def inspect(model: ModelFile, input_shape: InputShape = None, debug: Debug = Fal
     from .._layers import layers
 
     found = layers(model, input_shapes=parse_input_shapes(input_shape))
-    table = rich.table.Table("Layer", "Kind", "Output", rich.table.Column("Parameters", justify="right"), "", box=None, header_style="bold")
+    table = rich.table.Table(
+        "Layer", "Kind", "Output", rich.table.Column("Parameters", justify="right"), "", box=None, header_style="bold"
+    )
     for layer in found:
         shapes = ", ".join("?" if shape is None else f"({', '.join(map(str, shape))})" for shape in layer.output_shapes)
         table.add_row(
@@ -62,9 +66,13 @@ def inspect(model: ModelFile, input_shape: InputShape = None, debug: Debug = Fal
     console.print(table)
     unsupported = sorted({layer.kind for layer in found if not layer.supported})
     parameters, buffers = sum(layer.parameters for layer in found), sum(layer.buffers for layer in found)
-    console.print(f"\n{len(found)} layers and operators, {parameters:,} parameters, {buffers:,} numbers in buffers and constants.")
+    console.print(
+        f"\n{len(found)} layers and operators, {parameters:,} parameters, {buffers:,} numbers in buffers and constants."
+    )
     if unsupported:
-        console.print(f"[red]Not supported by the loaded plugins: {', '.join(unsupported)}.[/red] `onnxeqx plugins` lists them.")
+        console.print(
+            f"[red]Not supported by the loaded plugins: {', '.join(unsupported)}.[/red] `onnxeqx plugins` lists them."
+        )
         raise typer.Exit(1)
 
 
@@ -83,18 +91,24 @@ def convert(
 
     For example: onnxeqx convert resnet50.onnx resnet50/
     """
-    from .._load import SOURCE, convert as convert_model
+    from .._load import SOURCE
+    from .._load import convert as convert_model
 
     start = time.perf_counter()
     convert_model(model, folder, force=force, input_shapes=parse_input_shapes(input_shape))
     lines = len((folder / SOURCE).read_text().splitlines())
-    output().print(f"Wrote {folder}: model.py ({lines} lines), weights.safetensors, graph.onnx, in {time.perf_counter() - start:.1f} s.", soft_wrap=True)
+    output().print(
+        f"Wrote {folder}: model.py ({lines} lines), weights.safetensors, graph.onnx, in {time.perf_counter() - start:.1f} s.",
+        soft_wrap=True,
+    )
 
 
 @reports_errors
 def verify(
     model: ModelFile,
-    per_node: Annotated[bool, typer.Option("--per-node", help="Also compare every node, and show the first that differs.")] = False,
+    per_node: Annotated[
+        bool, typer.Option("--per-node", help="Also compare every node, and show the first that differs.")
+    ] = False,
     eager: Annotated[bool, typer.Option("--eager", help="Call the model without jit.")] = False,
     rtol: Annotated[float, typer.Option(help="Relative tolerance.")] = 1e-3,
     atol: Annotated[float, typer.Option(help="Absolute tolerance, relative to the output's scale.")] = 1e-4,
@@ -111,12 +125,22 @@ def verify(
     from .._verify import verify as verify_model
 
     result = verify_model(
-        model, per_node=per_node, jit=not eager, rtol=rtol, atol=atol, seed=seed, input_shapes=parse_input_shapes(input_shape)
+        model,
+        per_node=per_node,
+        jit=not eager,
+        rtol=rtol,
+        atol=atol,
+        seed=seed,
+        input_shapes=parse_input_shapes(input_shape),
     )
-    table = rich.table.Table("Output", "Shape", "Largest difference", "Largest value", "", box=None, header_style="bold")
+    table = rich.table.Table(
+        "Output", "Shape", "Largest difference", "Largest value", "", box=None, header_style="bold"
+    )
     for entry in result.outputs:
         mark = "[green]agrees[/green]" if entry.agrees else "[red]differs[/red]"
-        table.add_row(rich.markup.escape(entry.name), str(entry.shape), f"{entry.largest:.3g}", f"{entry.scale:.3g}", mark)
+        table.add_row(
+            rich.markup.escape(entry.name), str(entry.shape), f"{entry.largest:.3g}", f"{entry.scale:.3g}", mark
+        )
     console = output()
     console.print(table)
     if result.nodes:
@@ -124,7 +148,9 @@ def verify(
         console.print(f"\n{agreeing} of {len(result.nodes)} node outputs agree.")
     if result.first is not None:
         first = result.first
-        console.print(f"First that differs: {first.node or 'output'} {first.name!r}, by {first.largest:.3g}.", markup=False)
+        console.print(
+            f"First that differs: {first.node or 'output'} {first.name!r}, by {first.largest:.3g}.", markup=False
+        )
         raise typer.Exit(1)
 
 
@@ -141,7 +167,9 @@ def ops(
 
     found = host().registry.ops(name)
     if not found:
-        raise OnnxeqxError(f"No loaded plugin provides an operator {name!r}; `onnxeqx ops` lists all of them, `onnxeqx plugins` the plugins.")
+        raise OnnxeqxError(
+            f"No loaded plugin provides an operator {name!r}; `onnxeqx ops` lists all of them, `onnxeqx plugins` the plugins."
+        )
     table = rich.table.Table("Operator", "Opset", "Plugin", "Function", box=None, header_style="bold")
     for entry in found:
         versions = f"{entry.since}-" + ("" if entry.until is None else str(entry.until))

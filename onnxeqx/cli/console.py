@@ -29,7 +29,9 @@ def reports_errors(command: Command) -> Command:
         except OnnxeqxError as error:
             if kwargs.get("debug"):
                 raise
-            rich.console.Console(stderr=True, soft_wrap=True).print(f"Error: {error}", style="red", highlight=False, markup=False)
+            rich.console.Console(stderr=True, soft_wrap=True).print(
+                f"Error: {error}", style="red", highlight=False, markup=False
+            )
             raise typer.Exit(2) from error
 
     return wrapped  # pyright: ignore[reportReturnType]  functools.wraps keeps the signature

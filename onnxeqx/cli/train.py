@@ -7,21 +7,25 @@ from typing import Annotated, Any
 import rich.console
 import typer
 
-from .._errors import OnnxeqxError
+from .console import Debug, reports_errors
+from .console import output as standard_output
 
 _MODEL, _SCHEDULE, _IMAGES, _RUN = "What is trained", "Schedule", "Images", "The run"
 
 
+@reports_errors
 def train(
     context: typer.Context,
     model: Annotated[
         pathlib.Path | None,
-        typer.Argument(help="The pretrained network: an ONNX file or a converted folder.", show_default=False),
+        typer.Argument(
+            metavar="MODEL", help="The pretrained network: an ONNX file or a converted folder.", show_default=False
+        ),
     ] = None,
     data: Annotated[
         str | None,
         typer.Option(
-            help="A folder of images (folder/<class>/*.png, or folder/train/<class>/… with folder/val/<class>/…), an "
+            help="A folder of images (folder/CLASS/*.png, or folder/train/CLASS/… with folder/val/CLASS/…), an "
             ".npz file (arrays x and y, optionally x_test and y_test), or the built-in data set: digits.",
             show_default=False,
             rich_help_panel=_IMAGES,
@@ -140,7 +144,7 @@ def train(
         pathlib.Path | None,
         typer.Option(
             help="Folder for checkpoints, history and the fine-tuned model.",
-            show_default="runs/<model>",
+            show_default="runs/MODEL",
             rich_help_panel=_RUN,
         ),
     ] = None,
@@ -153,9 +157,7 @@ def train(
         ),
     ] = False,
     force: Annotated[bool, typer.Option("--force", help="Replace the run in --output.", rich_help_panel=_RUN)] = False,
-    debug: Annotated[
-        bool, typer.Option("--debug", help="Show the traceback of an error.", rich_help_panel=_RUN)
-    ] = False,
+    debug: Debug = False,
 ) -> None:
     """Fine-tune a pretrained image classifier on your own images.
 
@@ -170,14 +172,7 @@ def train(
     """
     options = {name: value for name, value in context.params.items() if name not in ("resume", "force", "debug")}
     given = {name: value for name, value in options.items() if value is not None and value != []}
-    console = rich.console.Console()
-    try:
-        _run(given, resume=resume, force=force, console=console)
-    except OnnxeqxError as error:
-        if debug:
-            raise
-        rich.console.Console(stderr=True).print(f"Error: {error}", style="red", highlight=False, markup=False)
-        raise typer.Exit(2) from error
+    _run(given, resume=resume, force=force, console=standard_output())
 
 
 def _run(given: dict[str, Any], *, resume: bool, force: bool, console: rich.console.Console) -> None:

@@ -13,13 +13,14 @@ from ..runtime import array_namespace
 Namespace = types.ModuleType
 
 
-def as_arrays(*values: Any) -> tuple[Any, ...]:
+def as_arrays(*values: Any, sizes: tuple[Any, ...] = ()) -> tuple[Any, ...]:
     """The operands' namespace, followed by every operand as an array of that namespace.
 
     NumPy and Python values stay exactly what they are on the host: integers of 64 bits, symbolic dimensions as elements
-    of an array of `dtype=object`.
+    of an array of `dtype=object`. Where one of the `sizes` of the result is a symbolic dimension of `jax.export`, only
+    JAX can make it.
     """
-    xp = array_namespace(*values)
+    xp = jnp if any(jax.export.is_symbolic_dim(size) for size in sizes) else array_namespace(*values)
     return xp, *(as_array(value, xp) for value in values)
 
 

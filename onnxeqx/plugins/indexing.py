@@ -173,8 +173,8 @@ def one_hot(indices, depth, values, *, axis=-1):
 
     https://onnx.ai/onnx/operators/onnx__OneHot.html
     """
-    xp, indices, values = as_arrays(indices, values)
     (count,) = host_ints(depth)
+    xp, indices, values = as_arrays(indices, values, sizes=(count,))
     count = int(count) if isinstance(count, float) else count
     dtype = np.dtype(np.int64) if xp is np else canonical_dtype(np.int64)
     (axis,) = normalize_axes((axis,), indices.ndim + 1)

@@ -43,13 +43,23 @@ def linear_from_matmul(call: Call, context: LiftContext) -> Lifted | None:
 
 def _maybe_transposed(value: Value | None, context: LiftContext) -> tuple[Leaf | None, bool]:
     producer = value.producer if value is not None else None
-    if producer is not None and producer.op_type == "Transpose" and tuple(producer.attributes.get("perm", (1, 0))) == (1, 0):
+    if (
+        producer is not None
+        and producer.op_type == "Transpose"
+        and tuple(producer.attributes.get("perm", (1, 0))) == (1, 0)
+    ):
         return context.weight(producer.inputs[0], ndim=2), True
     return context.weight(value, ndim=2), False
 
 
 def _linear(
-    call: Call, x: Value, weight: Leaf, transposed: bool, bias_value: Value | None, absorbs: list[Call], context: LiftContext
+    call: Call,
+    x: Value,
+    weight: Leaf,
+    transposed: bool,
+    bias_value: Value | None,
+    absorbs: list[Call],
+    context: LiftContext,
 ) -> Lifted | None:
     out_features, in_features = weight.shape if transposed else weight.shape[::-1]
     bias = context.weight(bias_value, ndim=1)
@@ -117,7 +127,9 @@ def embedding(call: Call, context: LiftContext) -> Lifted | None:
         return None
     arguments = {"num_embeddings": weight.shape[0], "embedding_size": weight.shape[1]}
     _add_dtype(arguments, weight)
-    return Lifted(eqx.nn.Embedding, arguments, {"weight": (weight, "")}, [ids], call.outputs, [call], core_ndim=0, needs_key=True)
+    return Lifted(
+        eqx.nn.Embedding, arguments, {"weight": (weight, "")}, [ids], call.outputs, [call], core_ndim=0, needs_key=True
+    )
 
 
 @lift(eqx.nn.LayerNorm, ops=("LayerNormalization",))
@@ -145,10 +157,16 @@ def batch_norm(call: Call, context: LiftContext) -> Lifted | None:
     """`BatchNormalization` in inference mode, with constant scale, bias, mean and variance."""
     x, *tensors = call.inputs
     leaves = [context.weight(value, ndim=1) for value in tensors]
-    inference = not call.attributes.get("training_mode", 0) and call.attributes.get("is_test", 1) and call.attributes.get("spatial", 1)
+    inference = (
+        not call.attributes.get("training_mode", 0)
+        and call.attributes.get("is_test", 1)
+        and call.attributes.get("spatial", 1)
+    )
     if x is None or not inference or len(call.outputs) != 1 or len({id(leaf) for leaf in leaves}) < 4 or None in leaves:
         return None
-    weights = dict(zip(("weight", "bias", "running_mean", "running_var"), ((leaf, "") for leaf in leaves if leaf), strict=True))
+    weights = dict(
+        zip(("weight", "bias", "running_mean", "running_var"), ((leaf, "") for leaf in leaves if leaf), strict=True)
+    )
     arguments: dict[str, Any] = {"channels": weights["weight"][0].shape[0], "eps": _eps(call)}
     _add_dtype(arguments, weights["weight"][0])
     return Lifted(nn.BatchNorm, arguments, weights, [x], call.outputs, [call])

@@ -33,6 +33,7 @@ BUILTINS = (
     "padding",
     "pooling",
     "reduction",
+    "rewrites",
     "tensor",
 )
 

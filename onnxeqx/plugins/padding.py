@@ -14,8 +14,8 @@ def pad(data, pads, constant_value=None, axes=None, *, mode="constant"):
 
     https://onnx.ai/onnx/operators/onnx__Pad.html
     """
-    xp, data = as_arrays(data)
     pads = host_ints(pads)
+    xp, data = as_arrays(data, sizes=pads)
     axes = range(data.ndim) if axes is None else normalize_axes(host_ints(axes), data.ndim)
     before, after = [0] * data.ndim, [0] * data.ndim
     for position, axis in enumerate(axes):

@@ -61,8 +61,8 @@ def reshape(data, shape, *, allowzero=0):
 
     https://onnx.ai/onnx/operators/onnx__Reshape.html
     """
-    _, data = as_arrays(data)
     dims = host_ints(shape)
+    _, data = as_arrays(data, sizes=dims)
     if not allowzero:
         dims = tuple(data.shape[i] if isinstance(dim, int) and dim == 0 else dim for i, dim in enumerate(dims))
     return data.reshape(dims)
@@ -175,7 +175,8 @@ def split(input, split=None, *, axis=0, num_outputs=None, n_outputs=1):
 
 
 def _parts(input: Any, lengths: Any, axis: int, count: int, n_outputs: int) -> Any:
-    _, input = as_arrays(input)
+    lengths = None if lengths is None else host_ints(lengths)
+    _, input = as_arrays(input, sizes=lengths or ())
     (axis,) = normalize_axes((axis,), input.ndim)
     ends = _part_ends(input.shape[axis], lengths, count)
     before = (slice(None),) * axis
@@ -183,12 +184,12 @@ def _parts(input: Any, lengths: Any, axis: int, count: int, n_outputs: int) -> A
     return parts if n_outputs > 1 else parts[0]
 
 
-def _part_ends(size: Any, lengths: Any, count: int) -> tuple[Any, ...]:
+def _part_ends(size: Any, lengths: tuple[Any, ...] | None, count: int) -> tuple[Any, ...]:
     """Where the parts end: at the running sums of `lengths`, or at equal distances (the last part may be smaller)."""
     if lengths is None:
         part = -(-size // count)
         return *(part * i for i in range(1, count)), size
-    return tuple(itertools.accumulate(host_ints(lengths)))
+    return tuple(itertools.accumulate(lengths))
 
 
 @op("Split", since=13, until=17, host=("split",), on_host=True)
@@ -224,8 +225,8 @@ def slice_(data, starts, ends, axes=None, steps=None):
 
     https://onnx.ai/onnx/operators/onnx__Slice.html
     """
-    _, data = as_arrays(data)
     starts, ends = host_ints(starts), host_ints(ends)
+    _, data = as_arrays(data, sizes=(*starts, *ends))
     axes = range(len(starts)) if axes is None else normalize_axes(host_ints(axes), data.ndim)
     steps = (1,) * len(starts) if steps is None else host_ints(steps)
     window = [slice(None)] * data.ndim
@@ -266,8 +267,8 @@ def expand(input, shape):
 
     https://onnx.ai/onnx/operators/onnx__Expand.html
     """
-    xp, input = as_arrays(input)
     wanted = host_ints(shape)
+    xp, input = as_arrays(input, sizes=wanted)
     rank = max(len(wanted), input.ndim)
     present = (1,) * (rank - input.ndim) + input.shape
     wanted = (1,) * (rank - len(wanted)) + wanted
@@ -283,8 +284,9 @@ def tile(input, repeats):
 
     https://onnx.ai/onnx/operators/onnx__Tile.html
     """
-    xp, input = as_arrays(input)
-    return xp.tile(input, host_ints(repeats))
+    repeats = host_ints(repeats)
+    xp, input = as_arrays(input, sizes=repeats)
+    return xp.tile(input, repeats)
 
 
 @op("Tile", since=1, until=5, host=("tiles", "axis"), on_host=True)

@@ -55,6 +55,10 @@ class Checkpoints:
                 self._best = value
             self.save(event.state)
 
+    def latest(self) -> int:
+        """The step of the newest checkpoint; 0 when there is none."""
+        return max(self.steps(), default=0)
+
     def steps(self, name: str = "last") -> list[int]:
         """The steps of the checkpoints that are there, newest first."""
         return sorted(self._managers[name].all_steps(), reverse=True)
@@ -96,7 +100,7 @@ class Checkpoints:
                 self._check(self._metadata(name, step), arrays, state, name)
                 return _with_arrays(state, self._read(name, step, arrays))
             except _DamagedError as error:
-                logger.warning("%s", error)
+                logger.warning("%s Falling back to the one before.", error)
                 damaged = error
         if damaged is not None:
             raise CheckpointError(f"{damaged} There is no other checkpoint; start the run again with --force.")

@@ -47,6 +47,11 @@ class Classifier:
             raise ConfigError(
                 f"{path} takes no images of shape (batch, channels, height, width): its inputs are {declared}."
             )
+        if path.is_dir() and any(isinstance(dim, int) and image_size not in (None, dim) for dim in shape[2:]):
+            raise ConfigError(
+                f"{path} is a converted folder for images of {shape[2]}x{shape[3]}, not {image_size}; "
+                "take the ONNX file, or convert it again for that size (onnxeqx convert --input-shape)."
+            )
         size = [image_size or dim for dim in shape[2:]]
         if not all(isinstance(dim, int) and dim > 0 for dim in size):
             raise ConfigError(f"{path} leaves the size of its input open ({shape}); choose one with --image-size.")

@@ -3,7 +3,7 @@
 import dataclasses
 import pathlib
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
@@ -148,21 +148,21 @@ Arrays = tuple[np.ndarray, np.ndarray]
 
 def _read_npz(path: pathlib.Path) -> tuple[Arrays, Arrays | None]:
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
+        with path.open("rb") as file:
+            arrays = np.load(file, allow_pickle=False)
+            if isinstance(arrays, np.ndarray):
                 raise DataError(f"{path} holds a single array, but must be an .npz file with images and labels.")
-            training = _named_pair(file, TRAINING_ARRAYS)
-            validation = _named_pair(file, VALIDATION_ARRAYS)
+            training, validation = _named_pair(arrays, TRAINING_ARRAYS), _named_pair(arrays, VALIDATION_ARRAYS)
             if training is None:
                 pairs = ", ".join(f"{images} and {labels}" for images, labels in TRAINING_ARRAYS)
-                raise DataError(f"{path} has no training arrays (it has {', '.join(file.files)}); name them {pairs}.")
+                raise DataError(f"{path} has no training arrays (it has {', '.join(arrays)}); name them {pairs}.")
             return training, validation
     except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
         raise DataError(f"{path} cannot be read as an .npz file: {error}.") from error
 
 
-def _named_pair(file, pairs: Sequence[tuple[str, str]]) -> Arrays | None:
-    return next(((file[images], file[labels]) for images, labels in pairs if {images, labels} <= set(file.files)), None)
+def _named_pair(arrays: Mapping[str, np.ndarray], pairs: Sequence[tuple[str, str]]) -> Arrays | None:
+    return next(((arrays[images], arrays[labels]) for images, labels in pairs if {images, labels} <= set(arrays)), None)
 
 
 def _from_arrays(
@@ -204,8 +204,10 @@ def _checked(origin: str, images: np.ndarray, labels: np.ndarray, preprocess: Pr
         )
     if not len(images):
         raise DataError(f"{origin} has no images.")
-    if not np.issubdtype(labels.dtype, np.integer) and not np.array_equal(labels, np.round(labels)):
-        raise DataError(f"{origin}: labels must be whole numbers, not {labels.dtype} with fractions.")
+    if labels.dtype.kind not in "biuf" or not np.array_equal(labels, np.trunc(labels)):
+        raise DataError(
+            f"{origin}: labels must be whole numbers (0, 1, 2, …), not {labels.dtype}, such as {labels[0]}."
+        )
     return _pixels(origin, images, preprocess), labels.astype(np.int64)
 
 
@@ -219,9 +221,9 @@ def _pixels(origin: str, images: np.ndarray, preprocess: Preprocessing) -> np.nd
     if not np.isfinite(low) or not np.isfinite(high):
         bad = int(np.flatnonzero(~np.isfinite(images).reshape(len(images), -1).all(1))[0])
         raise DataError(f"{origin}: image {bad} has values that are not finite.")
-    if set(preprocess.mean) == {0.0} and set(preprocess.std) == {1.0} and np.issubdtype(images.dtype, np.floating):
-        return images
     if low < 0 or high > 255:
+        if set(preprocess.mean) == {0.0} and set(preprocess.std) == {1.0} and np.issubdtype(images.dtype, np.floating):
+            return images
         raise DataError(
             f"{origin}: pixels lie in [{low:g}, {high:g}], not in [0, 255] or [0, 1]; "
             "if they are normalised already, pass --mean 0 --std 1."

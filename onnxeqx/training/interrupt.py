@@ -2,6 +2,7 @@
 
 import contextlib
 import signal
+import threading
 from collections.abc import Callable, Iterator
 
 from .loop import EpochDone, Event, StepDone, ValidationStep
@@ -48,6 +49,9 @@ def stopping_on_signals(
                 save(event.state)
             raise TrainingInterrupted(received[0], int(event.state.step))
 
+    if threading.current_thread() is not threading.main_thread():  # Python hands signals to the main thread only
+        yield callback
+        return
     previous = {number: signal.signal(number, on_signal) for number in SIGNALS}
     try:
         yield callback

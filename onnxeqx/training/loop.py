@@ -138,8 +138,8 @@ def _evaluation(state: TrainState, data: Data, eval_step, epoch: int, row: dict[
 
 
 def _means(totals: Mapping[str, Array], prefix: str) -> dict[str, float]:
-    examples = int(totals["examples"])
-    return {prefix + name: float(total) / examples for name, total in totals.items() if name != "examples"}
+    names = ["loss", *(name for name in totals if name not in ("examples", "loss"))]  # jit sorts dictionaries
+    return {prefix + name: float(totals[name]) / int(totals["examples"]) for name in names}
 
 
 def _mask(model: eqx.Module, trainable, freeze) -> PyTree:

@@ -10,6 +10,7 @@ import rich.console
 import rich.progress
 
 from .._weights import write_whole
+from .data import Data
 from .loop import EpochDone, Event, StepDone, ValidationStep
 
 
@@ -52,24 +53,15 @@ class Progress:
     **Arguments:**
 
     - `console`: where to.
-    - `epochs`, `steps`, `validation_steps`: of the run, of an epoch, of an evaluation.
-    - `batch_size`: for the images a second.
+    - `data`: what `fit` trains on.
+    - `epochs`: of the run.
     - `done`: steps done before this process, when a run is resumed.
     """
 
-    def __init__(
-        self,
-        console: rich.console.Console,
-        *,
-        epochs: int,
-        steps: int,
-        validation_steps: int,
-        batch_size: int,
-        done: int = 0,
-    ):
+    def __init__(self, console: rich.console.Console, data: Data, *, epochs: int, done: int = 0):
         self.console = console
-        self.epochs, self.steps, self.validation_steps = epochs, steps, validation_steps
-        self.batch_size = batch_size
+        self.data = data
+        self.epochs = epochs
         columns = rich.progress
         self._bar = columns.Progress(
             columns.TextColumn("{task.description}"),
@@ -82,7 +74,9 @@ class Progress:
             disable=not console.is_terminal,
             transient=True,
         )
-        self._training = self._bar.add_task("training", total=epochs * steps, completed=done, figures="compiling …")
+        self._training = self._bar.add_task(
+            "training", total=epochs * data.steps, completed=done, figures="compiling …"
+        )
         self._started: float | None = None  # after the first step of an epoch, which may have compiled
         self._epoch_steps = 0
         self._speed = 0.0
@@ -98,10 +92,10 @@ class Progress:
         if isinstance(event, StepDone):
             self._step(event)
         elif isinstance(event, ValidationStep):
-            self._bar.update(self._training, figures=f"evaluating {event.number}/{self.validation_steps}")
+            self._bar.update(self._training, figures=f"evaluating {event.number}/{self.data.validation_steps}")
         elif isinstance(event, EpochDone):
             self._started = None
-            self.console.print(self._line(event.row), highlight=False)
+            self.console.print(self._line(event.row), highlight=False, soft_wrap=True)
 
     def images_per_second(self) -> float:
         """The training speed of the last epoch, without its first step; 0 if it had only one."""
@@ -113,7 +107,7 @@ class Progress:
             self._started, self._epoch_steps = now, 0
         else:
             self._epoch_steps += 1
-            self._speed = self._epoch_steps * self.batch_size / (now - self._started)
+            self._speed = self._epoch_steps * self.data.batch_size / (now - self._started)
         figures = f"epoch {event.epoch}/{self.epochs}"
         if examples := event.previous["examples"]:
             means = {name: total / examples for name, total in event.previous.items()}

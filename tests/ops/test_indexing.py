@@ -214,6 +214,7 @@ def test_data_dependent_shapes_are_refused_under_jit():
         (lambda x, i: indexing.scatter_nd(x, i[:, :1], x), "(a, b, 4)"),
         (lambda x, i: indexing.one_hot(i, 3, jnp.arange(2)), "(a, b, 3)"),
         (lambda x, i: indexing.one_hot(i, x.shape[1], jnp.arange(2)), "(a, b, b)"),
+        (lambda x, i: indexing.one_hot(np.array(1), x.shape[1], np.arange(2)), "(b,)"),
         (lambda x, i: indexing.top_k(x, (2,)), "(a, b, 2)"),
         (lambda x, i: indexing.tensor_scatter(x, x), "(a, b, 4)"),
     ],

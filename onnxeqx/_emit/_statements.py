@@ -1,0 +1,120 @@
+"""Which lines a block has: its calls in canonical order, short ones nested into their reader."""
+
+import dataclasses
+
+from .._fold import symbol_dims
+from .._graph import Call, Value
+from .._nest import Block, BlockCall, data_reads
+from .._symbolic import Dim
+
+Item = Call | BlockCall
+
+# How many calls one line may nest.
+_MAX_NESTED = 3
+
+
+@dataclasses.dataclass(eq=False)
+class Statement:
+    """One assignment: an item, with the items that are written inside it."""
+
+    item: Item
+    nested: list[Item]
+
+    @property
+    def items(self) -> list[Item]:
+        return [*self.nested, self.item]
+
+
+@dataclasses.dataclass(eq=False)
+class Plan:
+    """The lines of a block.
+
+    **Fields:** `statements` in order; `producer` of each value that the block computes; `nested`, the values that have no
+    name because the line that reads them contains their expression.
+    """
+
+    statements: list[Statement]
+    producer: dict[Value, Item]
+    nested: dict[Value, Call]
+
+
+def plan(block: Block) -> Plan:
+    """Decides the lines of a callable block."""
+    producer = {output: item for item in block.items or () for output in item.outputs}
+    order = _depth_first(block, producer)
+    nested = _nested(block, order, producer)
+    inner = {id(call) for call in nested.values()}
+    statements = [Statement(item, _inside(item, nested)) for item in order if id(item) not in inner]
+    return Plan(statements, producer, nested)
+
+
+def operands(item: Item) -> list[Value]:
+    """The values that an item reads, in operand order."""
+    return item.inputs if isinstance(item, BlockCall) else data_reads(item)
+
+
+def open_dims(item: Item) -> list[Dim]:
+    """The dimensions that an item's symbolic operands read."""
+    if isinstance(item, BlockCall):
+        return []
+    return [dim for value in data_reads(item) for dim in symbol_dims(value)]
+
+
+def _nested(block: Block, order: list[Item], producer: dict[Value, Item]) -> dict[Value, Call]:
+    uses: dict[Value, int] = {}
+    for item in order:
+        for value in operands(item):
+            uses[value] = uses.get(value, 0) + 1
+    for value in block.outputs:
+        uses[value] = uses.get(value, 0) + 2
+    needed_for_shape = {dim.value for item in order for dim in open_dims(item)}
+    nested: dict[Value, Call] = {}
+    cost: dict[int, int] = {}
+    for item in order:
+        cost[id(item)] = 1
+        if isinstance(item, BlockCall):
+            continue
+        for value in dict.fromkeys(operands(item)):
+            source = producer.get(value)
+            if (
+                not isinstance(source, Call)
+                or uses[value] != 1
+                or len(source.outputs) != 1
+                or value in needed_for_shape
+            ):
+                continue
+            if cost[id(item)] + cost[id(source)] <= _MAX_NESTED:
+                cost[id(item)] += cost[id(source)]
+                nested[value] = source
+    return nested
+
+
+def _inside(item: Item, nested: dict[Value, Call]) -> list[Item]:
+    found: list[Item] = []
+    stack = [item]
+    while stack:
+        for value in operands(stack.pop()):
+            if value in nested:
+                found.append(nested[value])
+                stack.append(nested[value])
+    return found
+
+
+def _depth_first(block: Block, producer: dict[Value, Item]) -> list[Item]:
+    """From the outputs in operand order, so that equal blocks have their lines in the same order."""
+    order: list[Item] = []
+    seen: set[int] = set()
+    stack: list[tuple[Item, bool]] = [
+        (producer[value], False) for value in reversed(block.outputs) if value in producer
+    ]
+    while stack:
+        item, done = stack.pop()
+        if done:
+            order.append(item)
+        elif id(item) not in seen:
+            seen.add(id(item))
+            stack.append((item, True))
+            needed = (*operands(item), *(dim.value for dim in open_dims(item)))
+            sources = [producer[value] for value in needed if value in producer]
+            stack.extend((source, False) for source in reversed(sources) if id(source) not in seen)
+    return order
