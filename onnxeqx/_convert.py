@@ -129,7 +129,7 @@ def _third_party(graph: Graph, plugins: PluginHost) -> tuple[str, ...]:
 
 def _weightless(model: ir.Model, leaves: list[Leaf]) -> bytes:
     """The ONNX model with the data of the leaves taken out: names, types and shapes stay."""
-    names = {leaf.initializer for leaf in leaves}
+    names = {name for leaf in leaves for name in (leaf.initializer, leaf.stored_as) if name is not None}
     taken = [name for name in model.graph.initializers if name in names]
     given = {value.name for value in model.graph.inputs}
     proto = proto_without(model, taken)

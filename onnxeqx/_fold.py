@@ -39,12 +39,30 @@ def fold(graph: Graph) -> Graph:
     """Evaluates what it can, drops those calls, and classifies what is left. Changes `graph` and returns it."""
     remaining = []
     for call in graph.calls:
-        if not _evaluate(call):
+        if not _convert_stored(call) and not _evaluate(call):
             remaining.append(call)
             infer_call(call)
     graph.calls = _reachable(graph, remaining)
     _make_leaves(graph)
     return graph
+
+
+def _convert_stored(call: Call) -> bool:
+    """Whether the call converts a stored floating-point tensor, which is then stored in the new dtype.
+
+    Files keep weights in half precision and widen them in the graph; they are parameters all the same.
+    """
+    leaf = call.inputs[0].leaf if call.op.converts and call.inputs[0] is not None else None
+    output = call.outputs[0]
+    if leaf is None or not is_floating(output.dtype):
+        return False
+
+    def load() -> np.ndarray:
+        return leaf.load().astype(output.dtype)
+
+    stored_as = leaf.stored_as or leaf.initializer
+    output.leaf = Leaf(output.name, load, leaf.shape, output.dtype, leaf.role, from_node=True, stored_as=stored_as)
+    return True
 
 
 def _evaluate(call: Call) -> bool:

@@ -37,6 +37,7 @@ class Leaf:
     - `shape`, `dtype`: of that array.
     - `from_node`: the tensor is the output of a node rather than an initializer.
     - `folded`: the tensor was computed at load and does not stand in the file.
+    - `stored_as`: the tensor that stands in the file, where a node converts it to this one's dtype.
     - `reader`: for a tensor that several nodes share by accident, the one that reads this copy: the name of that node's first
       output, and the position among its inputs.
     - `path`: its place in the model, as parts of a key path; set by [`onnxeqx._names`][].
@@ -49,6 +50,7 @@ class Leaf:
     role: Role = Role.PARAMETER
     from_node: bool = False
     folded: bool = False
+    stored_as: str | None = None
     reader: tuple[str, int] | None = None
     path: tuple[str, ...] = ()
 

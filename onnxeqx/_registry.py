@@ -40,6 +40,7 @@ class Op:
     - `from_shapes`: the result depends on the shapes of the inputs only, never on their data (`Shape`, `Size`).
     - `stores`: the node holds a tensor of the file (`Constant`), so that its result may be a weight.
     - `passes_through`: the first output is the first input, unchanged (`Identity`; `Dropout` outside training).
+    - `converts`: the result is the first input in another dtype (`Cast`): a stored tensor stays a stored tensor.
     - `dtypes`: the attributes that name a dtype; the function takes ONNX's integers and dtypes alike.
     - `prints`: what printed models call instead: an infix or prefix operator (`"+"`), or a dotted name (`"jnp.tanh"`)
       that takes the same arguments and gives the same result.
@@ -59,6 +60,7 @@ class Op:
     from_shapes: bool = False
     stores: bool = False
     passes_through: bool = False
+    converts: bool = False
     dtypes: tuple[str, ...] = ()
     prints: str | None = None
     plugin: str = ""
@@ -116,6 +118,7 @@ def op(
     from_shapes: bool = False,
     stores: bool = False,
     passes_through: bool = False,
+    converts: bool = False,
     dtypes: tuple[str, ...] = (),
     prints: str | None = None,
 ) -> Callable[[Function], Function]:
@@ -144,6 +147,7 @@ def op(
             from_shapes=from_shapes,
             stores=stores,
             passes_through=passes_through,
+            converts=converts,
             dtypes=dtypes,
             prints=prints,
         )

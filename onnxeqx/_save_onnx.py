@@ -60,6 +60,7 @@ def to_onnx(model: Any, origin: Origin, *, metadata: Mapping[str, str] | None = 
         writer.write(entry, TRANSFORMS[entry.transform](array))
     for path, array in weights.items():
         writer.add_bias(origin.provenance[f"{path.rpartition('.')[0]}.weight"], array)
+    writer.drop_unread()
     if heads:
         writer.widen([origin.provenance[f"{layer}.weight"] for layer in heads])
     helper.set_model_props(proto, {entry.key: entry.value for entry in proto.metadata_props} | dict(metadata or {}))
@@ -142,6 +143,23 @@ class _Writer:
         self.graph.node.insert(
             position, helper.make_node("Add", [node.output[0], name], [output], name=self._fresh(f"{node.name}_bias"))
         )
+
+    def drop_unread(self) -> None:
+        """Removes tensors that no node reads any more: those that a dropped node converted."""
+        read = {name for node in self.graph.node for name in node.input} | {value.name for value in self.graph.output}
+        kept = [tensor for tensor in self.graph.initializer if tensor.name in read or self._in_subgraph(tensor.name)]
+        del self.graph.initializer[:]
+        self.graph.initializer.extend(kept)
+        self.initializers = {tensor.name: tensor for tensor in self.graph.initializer}
+
+    def _in_subgraph(self, name: str) -> bool:
+        graphs = [attribute.g for node in self.graph.node for attribute in node.attribute if attribute.HasField("g")]
+        while graphs:
+            graph = graphs.pop()
+            if any(name in node.input for node in graph.node):
+                return True
+            graphs += [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
+        return False
 
     def widen(self, weights: list[Provenance]) -> None:
         """After heads of another width: reshapes to the old width downstream, and declared shapes, follow."""

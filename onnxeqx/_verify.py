@@ -91,7 +91,8 @@ def verify(
     path = pathlib.Path(path)
     model = read(path, input_shapes)
     arrays = dict(inputs) if inputs is not None else random_inputs(model, seed=seed, sizes=sizes)
-    expected = run_onnxruntime(path, arrays)
+    source = _with_input_shapes(path, input_shapes) if input_shapes else os.fspath(path)
+    expected = _run(session(source), arrays)
     live = build(convert(model, path.name))
     call = eqx.filter_jit(live) if jit else live
     result = call(**arrays)
@@ -100,7 +101,7 @@ def verify(
         compare(name, "", np.asarray(got), wanted, rtol, atol)
         for name, got, wanted in zip(live.output_names, results, expected, strict=True)
     )
-    nodes = tuple(_compare_nodes(path, unlifted(model), arrays, rtol, atol)) if per_node else ()
+    nodes = tuple(_compare_nodes(source, unlifted(model), arrays, rtol, atol)) if per_node else ()
     return Verification(outputs, nodes)
 
 
@@ -156,6 +157,20 @@ def session(source: str | bytes) -> Any:
         raise OnnxeqxError(f"ONNX Runtime does not load the model: {error}".splitlines()[0]) from error
 
 
+def _with_input_shapes(path: pathlib.Path, input_shapes: InputShapes) -> bytes:
+    """The file with other declared input shapes, for ONNX Runtime."""
+    proto = onnx.load(path)
+    for value in proto.graph.input:
+        for dim, size in zip(value.type.tensor_type.shape.dim, input_shapes.get(value.name, ()), strict=False):
+            dim.Clear()
+            if isinstance(size, int):
+                dim.dim_value = size
+    del proto.graph.value_info[:]
+    for output in proto.graph.output:
+        output.type.tensor_type.ClearField("shape")
+    return proto.SerializeToString()
+
+
 def run_onnxruntime(path: str | os.PathLike[str], inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
     """The graph outputs that ONNX Runtime gives."""
     return _run(session(os.fspath(path)), inputs)
@@ -195,9 +210,9 @@ def compare(name: str, node: str, got: np.ndarray, wanted: np.ndarray, rtol: flo
 
 
 def _compare_nodes(
-    path: pathlib.Path, graph: Graph, inputs: Mapping[str, Any], rtol: float, atol: float
+    source: str | bytes, graph: Graph, inputs: Mapping[str, Any], rtol: float, atol: float
 ) -> list[Difference]:
-    expected = _all_outputs(path, graph, inputs)
+    expected = _all_outputs(source, graph, inputs)
     values = start(graph, inputs)
     found = []
     for call, results in step_through(graph, values):
@@ -217,9 +232,9 @@ def _like(wanted: np.ndarray, result: Any) -> Any:
     return jnp.asarray(wanted, result.dtype)
 
 
-def _all_outputs(path: pathlib.Path, graph: Graph, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
+def _all_outputs(source: str | bytes, graph: Graph, inputs: Mapping[str, Any]) -> dict[str, np.ndarray]:
     """Every node's outputs, from ONNX Runtime, by making them outputs of the graph."""
-    proto = onnx.load(path)
+    proto = onnx.load_from_string(source) if isinstance(source, bytes) else onnx.load(source)
     present = {output.name for output in proto.graph.output}
     produced = {name for node in proto.graph.node for name in node.output}
     wanted = [

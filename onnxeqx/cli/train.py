@@ -171,7 +171,7 @@ def train(
     For example: onnxeqx train network.onnx --data digits --classes 10 --image-size 64 --epochs 3 --output runs/digits
     """
     options = {name: value for name, value in context.params.items() if name not in ("resume", "force", "debug")}
-    given = {name: value for name, value in options.items() if value is not None and value != []}
+    given = {name: value for name, value in options.items() if value not in (None, [], ())}
     _run(given, resume=resume, force=force, console=standard_output())
 
 

@@ -12,6 +12,7 @@ import rich.progress
 from .._weights import write_whole
 from .data import Data
 from .loop import EpochDone, Event, StepDone, ValidationStep
+from .state import TrainState
 
 
 class History:
@@ -39,10 +40,15 @@ class History:
             return []
         return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
 
-    def truncate(self, *, epoch: int) -> None:
-        """Drops rows after `epoch`: a run that was killed between row and checkpoint writes them again."""
+    def rewind(self, state: TrainState) -> TrainState:
+        """Drops the rows that a run writes again when it goes on from `state`, which is returned.
+
+        Rows are written before checkpoints, so a killed run may have one that its checkpoint does not know.
+        """
+        epoch = int(state.epoch) if int(state.step) else -1  # before the first step, even the first row comes again
         kept = [json.dumps(row) + "\n" for row in self.rows() if row["epoch"] <= epoch]
         write_whole(self.path, "".join(kept))
+        return state
 
 
 class Progress:

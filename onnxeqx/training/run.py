@@ -21,7 +21,7 @@ from .classifier import Classifier
 from .config import TrainConfig
 from .data import Data
 from .datasets import Selection, open_dataset
-from .errors import HeadError
+from .errors import ConfigError, HeadError
 from .head import find_head, output_width, replace_head
 from .images import Preprocessing
 from .interrupt import stopping_on_signals
@@ -29,7 +29,7 @@ from .loop import fit
 from .losses import cross_entropy, cross_entropy_from_probabilities
 from .optimizers import adamw, warmup_cosine
 from .report import History, Progress
-from .state import TrainState
+from .state import TrainState, check_mask
 from .step import Values
 
 CONFIG, HISTORY, CHECKPOINTS = "config.json", "history.jsonl", "checkpoints"
@@ -75,11 +75,7 @@ def run(
     config, data = task.config, task.data
     console.print(task.summary, highlight=False, soft_wrap=True)
 
-    if force and not resume:
-        _clear(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    config.write(folder / CONFIG)
-
+    _open_folder(folder, config, clear=force and not resume)
     warmup_steps = round(config.warmup_epochs * data.steps)
     schedule = warmup_cosine(config.lr, steps=config.epochs * data.steps, warmup_steps=warmup_steps)
     optimizer = adamw(schedule, weight_decay=config.weight_decay)
@@ -94,13 +90,6 @@ def run(
             },
         )
         stop = stack.enter_context(stopping_on_signals(checkpoints.save, console.print))
-
-        def restore(state: TrainState) -> TrainState:
-            state = checkpoints.restore(state)
-            # Rows are written before checkpoints: a killed run may have one that the checkpoint does not know.
-            history.truncate(epoch=int(state.epoch) if checkpoints.latest() else -1)
-            return state
-
         fitted = fit(
             task.model,
             data,
@@ -108,7 +97,7 @@ def run(
             loss=task.loss,
             trainable=task.mask,
             epochs=config.epochs,
-            restore=restore,
+            restore=lambda state: history.rewind(checkpoints.restore(state)),
             callbacks=(progress, history, checkpoints, stop),
         )
         last = TrainState.create(fitted.model, optimizer, task.mask, metrics=("accuracy",))
@@ -153,19 +142,29 @@ def _prepare(config: TrainConfig) -> _Task:
     inputs = jax.ShapeDtypeStruct((2, *size), jnp.float32)
     head = find_head(model, inputs, head=config.head)
     model = replace_head(model, head, classes, key=jax.random.key(config.seed))
-    if (width := output_width(model, inputs)) != classes:
-        raise HeadError(f"With {classes} classes at {head}, the output is still {width} wide; choose another --head.")
+    _check_head(model, inputs, head, classes)
     # `head` among the patterns stands for the head's key path.
     trainable = [f"{head}.*" if pattern == "head" else pattern for pattern in config.trainable]
+    mask = parameters(model, trainable=trainable or None, freeze=list(config.freeze) or None)
+    check_mask(mask)
     return _Task(
         dataclasses.replace(config, classes=classes, head=head),
         model,
-        parameters(model, trainable=trainable or None, freeze=list(config.freeze) or None),
+        mask,
         cross_entropy_from_probabilities if classifier.from_probabilities else cross_entropy,
         Data(dataset.training, dataset.validation, config.batch_size, config.seed, config.workers),
         preprocess,
         dataset.class_names,
     )
+
+
+def _check_head(model: eqx.Module, inputs: jax.ShapeDtypeStruct, head: str, classes: int) -> None:
+    try:
+        width = output_width(model, inputs)
+    except (TypeError, ValueError) as error:  # what JAX raises on shapes that do not fit
+        raise HeadError(f"The network does not run with {classes} classes at {head}; choose another --head.") from error
+    if width != classes:
+        raise HeadError(f"With {classes} classes at {head}, the output is still {width} wide; choose another --head.")
 
 
 # --- the folder -------------------------------------------------------------------------------------------------------
@@ -181,12 +180,17 @@ def _check_folder(folder: pathlib.Path, *, resume: bool, force: bool) -> None:
         )
 
 
-def _clear(folder: pathlib.Path) -> None:
-    """Removes what a run writes, and nothing else: `--force` with a wrong folder must not cost a user's files."""
-    for name in (CONFIG, HISTORY, WEIGHTS, ONNX, PREPROCESSING):
-        (folder / name).unlink(missing_ok=True)
-    for name in (CHECKPOINTS, FOLDER):
-        shutil.rmtree(folder / name, ignore_errors=True)
+def _open_folder(folder: pathlib.Path, config: TrainConfig, *, clear: bool) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if clear:  # what a run writes, and nothing else: --force with a wrong folder must not cost a user's files
+            for name in (CONFIG, HISTORY, WEIGHTS, ONNX, PREPROCESSING):
+                (folder / name).unlink(missing_ok=True)
+            for name in (CHECKPOINTS, FOLDER):
+                shutil.rmtree(folder / name, ignore_errors=True)
+        config.write(folder / CONFIG)
+    except OSError as error:
+        raise ConfigError(f"--output {folder} cannot be written: {error.strerror}.") from error
 
 
 def _export(model: eqx.Module, folder: pathlib.Path, task: _Task) -> None:

@@ -47,9 +47,8 @@ class TrainState(eqx.Module):
 
         **Raises:** `ConfigError` if nothing is trained.
         """
+        check_mask(mask)
         trainable, frozen = eqx.partition(model, mask)
-        if not jax.tree.leaves(trainable):
-            raise ConfigError("Nothing is left to train: --freeze and --trainable exclude every parameter.")
         # The step donates its buffers; a copy keeps the caller's model alive.
         trainable = jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), trainable)
         return cls(trainable, frozen, optimizer.init(trainable), jnp.int32(0), jnp.int32(0), zero_totals(metrics))
@@ -58,6 +57,12 @@ class TrainState(eqx.Module):
     def model(self) -> eqx.Module:
         """Both halves put together. The next step donates its trained leaves: copy what must outlive it."""
         return eqx.combine(self.trainable, self.frozen)
+
+
+def check_mask(mask: PyTree) -> None:
+    """**Raises:** `ConfigError` if a mask of what is trained selects nothing."""
+    if not any(jax.tree.leaves(mask)):
+        raise ConfigError("Nothing is left to train: --freeze and --trainable exclude every parameter.")
 
 
 def zero_totals(metrics=()) -> dict[str, Array]:

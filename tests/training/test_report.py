@@ -7,6 +7,7 @@ import rich.console
 from onnxeqx.training import Data, History, Progress, adamw, fit
 
 from .conftest import colours
+from .test_checkpoint import make_state
 
 
 def run(net, data, terminal, tmp_path=None):
@@ -46,13 +47,16 @@ def test_history_is_json_lines_with_extra_columns(net, data, tmp_path):
 
 
 @pytest.mark.parametrize("torn", ["", '{"epoch": 3, "st'])
-def test_rows_after_the_checkpoint_are_dropped(tmp_path, torn):
+def test_rows_after_the_checkpoint_are_dropped(net, tmp_path, torn):
     history = History(tmp_path / "history.jsonl")
     assert history.rows() == []
-    history.truncate(epoch=1)
+    state = make_state(net, adamw(0.1), step=5, epoch=1)
+    assert history.rewind(state) is state
     history.path.write_text("".join(json.dumps({"epoch": epoch}) + "\n" for epoch in range(3)) + torn)
-    history.truncate(epoch=1)
+    history.rewind(state)
     assert history.rows() == [{"epoch": 0}, {"epoch": 1}]
+    history.rewind(make_state(net, adamw(0.1)))
+    assert history.rows() == []
 
 
 def test_speed_without_a_second_step_is_left_out(net):

@@ -1,0 +1,160 @@
+"""Real models against ONNX Runtime: every export, eagerly and under jit, at two batch sizes and two sequence lengths.
+
+Slow; run with `pytest -m zoo`. Needs `../shared/zoo`; published packages are fetched through pip.
+"""
+
+import pathlib
+import subprocess
+import sys
+
+import equinox as eqx
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+import onnxeqx
+from onnxeqx._convert import convert
+from onnxeqx._load import build
+from onnxeqx._read import read
+from onnxeqx._verify import compare, random_inputs, run_onnxruntime
+from tests.sample_models import fill
+
+pytestmark = pytest.mark.zoo
+
+ZOO = pathlib.Path(__file__).parents[2] / "shared" / "zoo"
+LIGHT = pathlib.Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
+LATER = {"rnn_stack.ts", "loop_if.ts", "mobilenet_v3_small.tstrain"}  # recurrence, control flow, training-mode BatchNorm
+PACKAGED = ("magika", "paraphrase_minilm_l3", "ppocrv4_rec")
+MODELS = sorted(path.stem for path in (ZOO / "models").glob("*.onnx") if path.stem not in LATER)
+# Sizes of dimensions that a file leaves open. Beyond images and tokens: GPT-2 with a cache declares past and total.
+SIZES = ({"batch": 2, "seq": 12, "past": 3, "total": 15, "dseq": 5, "eseq": 12}, {"batch": 3, "seq": 7, "past": 5, "total": 12, "dseq": 4, "eseq": 7})
+
+
+def require_zoo() -> None:
+    if not ZOO.is_dir():
+        pytest.fail(f"{ZOO} is not there: the zoo suite checks nothing without it")
+
+
+def sizes_of(model, run: int) -> dict[str, int]:
+    """Sizes for all symbolic dimensions: the first axis is a batch, others are lengths; equal names are equal sizes."""
+    known = dict(SIZES[run])
+    for value in model.graph.inputs:
+        for axis, dim in enumerate(value.shape or ()):
+            name = getattr(dim, "value", None) or f"{value.name}[{axis}]"
+            if not (isinstance(dim, int) and dim > 0):
+                images = len(value.shape) == 4
+                known.setdefault(name, SIZES[run]["batch"] if axis == 0 else (48, 64)[run] if images else SIZES[run]["seq"])
+    return known
+
+
+def check(path: pathlib.Path) -> None:
+    model = read(path)
+    live = build(convert(model, path.name))
+    fixed = all(isinstance(dim, int) and dim > 0 for value in model.graph.inputs for dim in value.shape or ())
+    for run in (0,) if fixed else (0, 1):
+        inputs = random_inputs(model, seed=run, sizes=sizes_of(model, run))
+        expected = run_onnxruntime(path, inputs)
+        for call in (live, eqx.filter_jit(live)):
+            result = call(**inputs)
+            results = result if isinstance(result, tuple) else (result,)
+            for name, got, wanted in zip(live.output_names, results, expected, strict=True):
+                difference = compare(name, "", np.asarray(got), wanted, rtol=1e-3, atol=1e-4)
+                assert difference.agrees, difference
+
+
+@pytest.mark.parametrize("name", MODELS or ["zoo"])
+def test_exports(name, tmp_path):
+    require_zoo()
+    path = tmp_path / f"{name}.onnx"
+    onnx.save(fill(onnx.load(ZOO / "models" / f"{name}.onnx")), path)
+    check(path)
+
+
+def test_real_efficientnet():
+    require_zoo()
+    check(ZOO / "real" / "efficientnet_lite0_imagenet.onnx")
+
+
+@pytest.mark.parametrize("name", PACKAGED)
+def test_models_in_published_packages(name, tmp_path):
+    require_zoo()
+    subprocess.run([sys.executable, str(ZOO / "fetch.py"), str(tmp_path), name], check=True)
+    check(tmp_path / f"{name}.onnx")
+
+
+@pytest.mark.parametrize("path", sorted(LIGHT.glob("light_*.onnx")), ids=lambda path: path.stem)
+def test_light_networks_with_seeded_weights(path, tmp_path):
+    onnx.save(seeded(onnx.load(path)), tmp_path / path.name)
+    check(tmp_path / path.name)
+
+
+def seeded(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The network with its constant fills replaced by seeded random weights: He-scaled kernels, positive statistics."""
+    generator = np.random.default_rng(0)
+    shapes = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
+    scales = {name for node in model.graph.node if node.op_type == "BatchNormalization" for name in (node.input[1], node.input[4])}
+    for node in model.graph.node:
+        if node.op_type == "ConstantOfShape":
+            shape, name = tuple(shapes[node.input[0]]), node.output[0]
+            values = generator.standard_normal(shape).astype(np.float32)
+            values *= np.sqrt(2 / np.prod(shape[1:])) if len(shape) > 1 else 0.1
+            values = np.abs(values) + 1 if name in scales else values
+            node.CopyFrom(onnx.helper.make_node("Constant", [], [name], value=numpy_helper.from_array(values)))
+    return model
+
+
+@pytest.mark.parametrize("name", ["resnet50.ts", "squeezenet1_1.dyn", "densenet121.ts", "googlenet.dyn", "bert_small.ts"])
+def test_gradients_are_finite_and_agree_with_finite_differences(name, tmp_path):
+    require_zoo()
+    import jax
+    import jax.numpy as jnp
+
+    with jax.enable_x64(True):
+        model = onnxeqx.load_model(fill(onnx.load(ZOO / "models" / f"{name}.onnx")), input_shapes=small_images(name))
+        model = jax.tree.map(lambda leaf: leaf.astype(jnp.float64) if eqx.is_inexact_array(leaf) else leaf, model)
+        params, static = eqx.partition(model, onnxeqx.parameters(model))
+        inputs = gradient_inputs(name)
+
+        @eqx.filter_jit
+        def loss(params):
+            return jnp.mean(eqx.combine(params, static)(**inputs) ** 2)
+
+        gradients = eqx.filter_jit(eqx.filter_grad(loss))(params)
+        assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(gradients))
+        assert len(jax.tree.leaves(gradients)) == len(jax.tree.leaves(params))
+        check_directions(loss, params, gradients)
+
+
+def small_images(name):
+    return None if name.startswith("bert") else {"input": ("batch", 3, 96, 96)}
+
+
+def gradient_inputs(name):
+    generator = np.random.default_rng(0)
+    if name.startswith("bert"):
+        ids = generator.integers(0, 1000, (2, 8))
+        return {"input_ids": ids, "attention_mask": np.ones_like(ids), "token_type_ids": np.zeros_like(ids)}
+    return {"input": generator.standard_normal((2, 3, 96, 96))}
+
+
+def check_directions(loss, params, gradients) -> None:
+    """Along random directions in a sample of leaves, the derivative equals the central difference in float64."""
+    import jax
+    import jax.numpy as jnp
+
+    leaves, structure = jax.tree.flatten(params)
+    slopes = jax.tree.leaves(gradients)
+    sample = np.random.default_rng(1).choice(len(leaves), size=min(12, len(leaves)), replace=False)
+    for index in sample:
+        direction = np.random.default_rng(int(index)).standard_normal(leaves[index].shape)
+        direction *= float(jnp.linalg.norm(leaves[index].reshape(-1)) + 1e-3) / np.linalg.norm(direction)
+        step = 1e-6
+
+        def along(amount, index=index, direction=direction):
+            moved = [leaf + amount * direction if i == index else leaf for i, leaf in enumerate(leaves)]
+            return float(loss(jax.tree.unflatten(structure, moved)))
+
+        numeric = (along(step) - along(-step)) / (2 * step)
+        exact = float(jnp.sum(slopes[index] * direction))
+        assert abs(numeric - exact) <= 1e-4 * max(abs(exact), abs(numeric)) + 1e-8 * abs(along(0.0)), (index, numeric, exact)
