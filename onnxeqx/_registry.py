@@ -11,8 +11,11 @@ import types
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, TypeVar
 
+import numpy as np
+
 from ._errors import PluginError
 
+Printing = str | Callable[[np.dtype], str | None] | None
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _OP_MARK = "__onnxeqx_ops__"
@@ -43,7 +46,7 @@ class Op:
     - `converts`: the result is the first input in another dtype (`Cast`): a stored tensor stays a stored tensor.
     - `dtypes`: the attributes that name a dtype; the function takes ONNX's integers and dtypes alike.
     - `prints`: what printed models call instead: an infix or prefix operator (`"+"`), or a dotted name (`"jnp.tanh"`)
-      that takes the same arguments and gives the same result.
+      that takes the same arguments and gives the same result; or a function that says so for the dtype of the first input.
     - `plugin`: the name of the plugin that registered it.
     """
 
@@ -62,7 +65,7 @@ class Op:
     passes_through: bool = False
     converts: bool = False
     dtypes: tuple[str, ...] = ()
-    prints: str | None = None
+    prints: Printing = None
     plugin: str = ""
 
     def covers(self, opset: int) -> bool:
@@ -120,7 +123,7 @@ def op(
     passes_through: bool = False,
     converts: bool = False,
     dtypes: tuple[str, ...] = (),
-    prints: str | None = None,
+    prints: Printing = None,
 ) -> Callable[[Function], Function]:
     """Marks a function as the implementation of an ONNX operator. See [`onnxeqx.Op`][] for the arguments.
 

@@ -142,6 +142,8 @@ def model_call(declared: dict[str, str], dtype: str = "float32") -> Callable[[Ca
                 arrays.append(spec.check(given[name], wanted, sizes))
             return function(self, *arrays)
 
+        # Callers bind by ONNX names, which need not be the names of the parameters.
+        del checked.__wrapped__
         return checked
 
     return decorate

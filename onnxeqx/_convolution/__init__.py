@@ -5,3 +5,4 @@ from ._padding import attribute_padding as attribute_padding
 from ._padding import resolve_padding as resolve_padding
 from ._transposed import convolution_transpose as convolution_transpose
 from ._transposed import resolve_transposed_padding as resolve_transposed_padding
+from ._window import accumulator as accumulator

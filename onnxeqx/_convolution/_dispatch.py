@@ -1,8 +1,10 @@
 from collections.abc import Sequence
 from typing import Any
 
-from jax import lax
 from jaxtyping import Array
+
+from . import _cpu, _general, _primitive
+from ._window import Window, is_known
 
 
 def convolution(
@@ -14,7 +16,10 @@ def convolution(
     dilations: Sequence[int],
     groups: int,
 ) -> Array:
-    """Cross-correlation, channels first.
+    """Cross-correlation, channels first, as the platform runs it fastest.
+
+    On TPU and GPU that is `lax.conv_general_dilated`, always. On CPU it depends on the shapes, which must be known: a
+    program with symbolic dimensions holds `lax.conv_general_dilated`, too.
 
     **Arguments:**
 
@@ -24,6 +29,17 @@ def convolution(
 
     **Returns:** shape `(batch, out_channels, *spatial)`, dtype of `x`.
     """
-    return lax.conv_general_dilated(
-        x, weight, tuple(strides), tuple(padding), rhs_dilation=tuple(dilations), feature_group_count=groups
-    )
+    window = Window(tuple(strides), tuple(map(tuple, padding)), tuple(dilations), groups)
+    if not is_known(x.shape, *window.padding) or not _cpu.is_faster(weight.shape, window):
+        return _general.output(x, weight, window)
+    _check(x, weight, window)
+    shape = (x.shape[0], weight.shape[0], *window.output_sizes(x.shape[2:], weight.shape[2:]))
+    return _primitive.bind(x, weight, part="output", window=window, shape=shape)
+
+
+def _check(x: Array, weight: Array, window: Window) -> None:
+    """What `lax.conv_general_dilated` would refuse."""
+    if x.dtype != weight.dtype:
+        raise TypeError(f"input and weight must have equal dtypes, not {x.dtype} and {weight.dtype}")
+    if x.ndim != weight.ndim or x.shape[1] != weight.shape[1] * window.groups or weight.shape[0] % window.groups:
+        raise ValueError(f"weight {weight.shape} with {window.groups} groups does not fit the input {x.shape}")

@@ -3,7 +3,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
-from jax import lax
+from jax import core, lax
 from jaxtyping import Array
 
 from ._padding import Pairs, resolve_padding
@@ -73,7 +73,7 @@ def resolve_transposed_padding(
         sizes, kernel, strides, dilations, output_padding, wanted, strict=True
     ):
         total = (size - 1) * stride + (k - 1) * dilation + 1 + extra - goal
-        small = total // 2
-        low = small if padding == "SAME_UPPER" else total - small
+        dropped = core.max_dim(total, 0)  # a larger output than the kernels reach grows at the end
+        low = dropped // 2 if padding == "SAME_UPPER" else dropped - dropped // 2
         pairs.append((low, total - low - extra))
     return tuple(pairs)

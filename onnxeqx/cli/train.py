@@ -203,7 +203,9 @@ def _run(given: dict[str, Any], *, resume: bool, force: bool, console: rich.cons
         console.print(f"Stopped after step {stop.step}. To go on: {again}", highlight=False, soft_wrap=True)
         raise typer.Exit(128 + stop.signal_number) from None
     except KeyboardInterrupt:
-        console.print(f"Aborted. To go on from the last checkpoint: {again}", highlight=False, soft_wrap=True)
+        started = pathlib.Path(config.output, CONFIG).exists()
+        hint = f" To go on from the last checkpoint: {again}" if started else ""
+        console.print(f"Aborted.{hint}", highlight=False, soft_wrap=True)
         raise typer.Exit(130) from None
     first, best = result.history[0]["val_accuracy"], max(row["val_accuracy"] for row in result.history)
     console.print(f"accuracy {first:.3f} → {best:.3f}; the fine-tuned model is in {result.folder}", highlight=False)

@@ -88,3 +88,15 @@ def _symbols_on_device(array: np.ndarray) -> jax.Array:
     """Symbolic dimensions of `jax.export` as traced integers."""
     items = [jnp.asarray(item) for item in array.reshape(-1)]
     return jnp.stack(items).reshape(array.shape)
+
+
+def dtype_of(*values: Any) -> np.dtype | None:
+    """The dtype of the first operand that is an array; `None` if all are Python numbers."""
+    return next((value.dtype for value in values if hasattr(value, "dtype")), None)
+
+
+def aligned(a: Any, b: Any, *, axis: int | None, broadcast: int) -> Any:
+    """`b` as operators before opset 7 broadcast it: its axes meet those of `a` from `axis` on, by default the last ones."""
+    if not broadcast or axis is None:
+        return b
+    return b.reshape(*b.shape, *(1,) * (a.ndim - axis % a.ndim - b.ndim))

@@ -1,8 +1,485 @@
-"""(being written)"""
+"""Arithmetic, element by element, with NumPy's broadcasting. Most of it also runs on the host, for shape arithmetic."""
 
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._registry import op
+from ..runtime import array_namespace
+from ._operands import aligned, dtype_of
 from .hookspecs import hookimpl
 
 
+@op("Add", since=7, on_host=True, prints="+")
+def add(a, b):
+    """`a + b`, broadcast. a, b: any shapes, one number dtype -> that dtype.
+
+    https://onnx.ai/onnx/operators/onnx__Add.html
+    """
+    return a + b
+
+
+@op("Add", since=1, until=6, on_host=True)
+def add_1(a, b, *, axis=None, broadcast=0, consumed_inputs=None):
+    """`a + b`; `b` is broadcast only on request, from `axis` on. One number dtype.
+
+    https://onnx.ai/onnx/operators/onnx__Add.html
+    """
+    return add(a, aligned(a, b, axis=axis, broadcast=broadcast))
+
+
+@op("Sub", since=7, on_host=True, prints="-")
+def sub(a, b):
+    """`a - b`, broadcast. a, b: any shapes, one number dtype -> that dtype.
+
+    https://onnx.ai/onnx/operators/onnx__Sub.html
+    """
+    return a - b
+
+
+@op("Sub", since=1, until=6, on_host=True)
+def sub_1(a, b, *, axis=None, broadcast=0, consumed_inputs=None):
+    """`a - b`; `b` is broadcast only on request, from `axis` on. One number dtype.
+
+    https://onnx.ai/onnx/operators/onnx__Sub.html
+    """
+    return sub(a, aligned(a, b, axis=axis, broadcast=broadcast))
+
+
+@op("Mul", since=7, on_host=True, prints="*")
+def mul(a, b):
+    """`a * b`, broadcast. a, b: any shapes, one number dtype -> that dtype.
+
+    https://onnx.ai/onnx/operators/onnx__Mul.html
+    """
+    return a * b
+
+
+@op("Mul", since=1, until=6, on_host=True)
+def mul_1(a, b, *, axis=None, broadcast=0, consumed_inputs=None):
+    """`a * b`; `b` is broadcast only on request, from `axis` on. One number dtype.
+
+    https://onnx.ai/onnx/operators/onnx__Mul.html
+    """
+    return mul(a, aligned(a, b, axis=axis, broadcast=broadcast))
+
+
+def _print_division(dtype: np.dtype) -> str | None:
+    return "/" if jnp.issubdtype(dtype, jnp.floating) else None
+
+
+@op("Div", since=7, on_host=True, prints=_print_division)
+def div(a, b):
+    """`a / b`, broadcast; integers are divided towards zero. a, b: any shapes, one number dtype -> that dtype.
+
+    https://onnx.ai/onnx/operators/onnx__Div.html
+    """
+    dtype = dtype_of(a, b)
+    if dtype == np.object_:
+        return a // b  # symbols refuse a division whose sign is unknown
+    if dtype is None or not jnp.issubdtype(dtype, jnp.integer):
+        return a / b
+    if array_namespace(a, b) is jnp:
+        return jax.lax.div(*jnp.broadcast_arrays(jnp.asarray(a, dtype), jnp.asarray(b, dtype)))
+    quotient = np.abs(a) // np.abs(b)
+    return (quotient * (np.sign(a) * np.sign(b))).astype(dtype)
+
+
+@op("Div", since=1, until=6, on_host=True)
+def div_1(a, b, *, axis=None, broadcast=0, consumed_inputs=None):
+    """`a / b`; `b` is broadcast only on request, from `axis` on. One number dtype.
+
+    https://onnx.ai/onnx/operators/onnx__Div.html
+    """
+    return div(a, aligned(a, b, axis=axis, broadcast=broadcast))
+
+
+@op("Mod", since=10, on_host=True)
+def mod(a, b, *, fmod=0):
+    """The remainder, with the sign of `b` (of `a` for `fmod=1`). a, b: any shapes, one number dtype -> that dtype.
+
+    https://onnx.ai/onnx/operators/onnx__Mod.html
+    """
+    if dtype_of(a, b) == np.object_:
+        return a % b
+    xp = array_namespace(a, b)
+    return xp.fmod(a, b) if fmod else xp.mod(a, b)
+
+
+@op("Pow", since=7, on_host=True)
+def pow_(x, y):
+    """`x ** y`, broadcast. x, y: any shapes, number dtypes that may differ -> the dtype of `x`.
+
+    https://onnx.ai/onnx/operators/onnx__Pow.html
+    """
+    if isinstance(y, float) and y.is_integer():
+        y = int(y)  # an integer power has the right gradient at zero
+    if not hasattr(y, "dtype") or y.dtype == dtype_of(x):
+        return x**y
+    xp, dtype = array_namespace(x, y), dtype_of(x)
+    if jnp.issubdtype(dtype, jnp.integer) and jnp.issubdtype(y.dtype, jnp.floating):
+        return xp.asarray(xp.power(x.astype(y.dtype), y)).astype(dtype)
+    return xp.power(x, xp.asarray(y).astype(dtype))
+
+
+@op("Pow", since=1, until=6, on_host=True)
+def pow_1(x, y, *, axis=None, broadcast=0):
+    """`x ** y`; `y` is broadcast only on request, from `axis` on. Float.
+
+    https://onnx.ai/onnx/operators/onnx__Pow.html
+    """
+    return pow_(x, aligned(x, y, axis=axis, broadcast=broadcast))
+
+
+@op("Neg", since=6, on_host=True, prints="-")
+def neg(x):
+    """`-x`. Any shape, signed number dtype -> the same.
+
+    https://onnx.ai/onnx/operators/onnx__Neg.html
+    """
+    return -x
+
+
+@op("Neg", since=1, until=5, on_host=True)
+def neg_1(x, *, consumed_inputs=None):
+    """`-x`. Float.
+
+    https://onnx.ai/onnx/operators/onnx__Neg.html
+    """
+    return neg(x)
+
+
+@op("Abs", since=6, on_host=True)
+def abs_(x):
+    """`|x|`. Any shape, number dtype -> the same.
+
+    https://onnx.ai/onnx/operators/onnx__Abs.html
+    """
+    return abs(x)
+
+
+@op("Abs", since=1, until=5, on_host=True)
+def abs__1(x, *, consumed_inputs=None):
+    """`|x|`. Float.
+
+    https://onnx.ai/onnx/operators/onnx__Abs.html
+    """
+    return abs_(x)
+
+
+@op("Sqrt", since=6, on_host=True, prints="jnp.sqrt")
+def sqrt(x):
+    """The square root. Any shape, float -> the same.
+
+    https://onnx.ai/onnx/operators/onnx__Sqrt.html
+    """
+    return array_namespace(x).sqrt(x)
+
+
+@op("Sqrt", since=1, until=5, on_host=True)
+def sqrt_1(x, *, consumed_inputs=None):
+    """The square root. Float.
+
+    https://onnx.ai/onnx/operators/onnx__Sqrt.html
+    """
+    return sqrt(x)
+
+
+@op("Reciprocal", since=6, on_host=True)
+def reciprocal(x):
+    """`1 / x`. Any shape, float -> the same.
+
+    https://onnx.ai/onnx/operators/onnx__Reciprocal.html
+    """
+    return 1 / x
+
+
+@op("Reciprocal", since=1, until=5, on_host=True)
+def reciprocal_1(x, *, consumed_inputs=None):
+    """`1 / x`. Float.
+
+    https://onnx.ai/onnx/operators/onnx__Reciprocal.html
+    """
+    return reciprocal(x)
+
+
+@op("Exp", since=6, on_host=True, prints="jnp.exp")
+def exp(x):
+    """`e ** x`. Any shape, float -> the same.
+
+    https://onnx.ai/onnx/operators/onnx__Exp.html
+    """
+    return array_namespace(x).exp(x)
+
+
+@op("Exp", since=1, until=5, on_host=True)
+def exp_1(x, *, consumed_inputs=None):
+    """`e ** x`. Float.
+
+    https://onnx.ai/onnx/operators/onnx__Exp.html
+    """
+    return exp(x)
+
+
+@op("Log", since=6, on_host=True, prints="jnp.log")
+def log(x):
+    """The natural logarithm. Any shape, float -> the same.
+
+    https://onnx.ai/onnx/operators/onnx__Log.html
+    """
+    return array_namespace(x).log(x)
+
+
+@op("Log", since=1, until=5, on_host=True)
+def log_1(x, *, consumed_inputs=None):
+    """The natural logarithm. Float.
+
+    https://onnx.ai/onnx/operators/onnx__Log.html
+    """
+    return log(x)
+
+
+@op("Floor", since=6, on_host=True, prints="jnp.floor")
+def floor(x):
+    """The next integer below. Any shape, float -> the same.
+
+    https://onnx.ai/onnx/operators/onnx__Floor.html
+    """
+    return array_namespace(x).floor(x)
+
+
+@op("Floor", since=1, until=5, on_host=True)
+def floor_1(x, *, consumed_inputs=None):
+    """The next integer below. Float.
+
+    https://onnx.ai/onnx/operators/onnx__Floor.html
+    """
+    return floor(x)
+
+
+@op("Ceil", since=6, on_host=True, prints="jnp.ceil")
+def ceil(x):
+    """The next integer above. Any shape, float -> the same.
+
+    https://onnx.ai/onnx/operators/onnx__Ceil.html
+    """
+    return array_namespace(x).ceil(x)
+
+
+@op("Ceil", since=1, until=5, on_host=True)
+def ceil_1(x, *, consumed_inputs=None):
+    """The next integer above. Float.
+
+    https://onnx.ai/onnx/operators/onnx__Ceil.html
+    """
+    return ceil(x)
+
+
+@op("Round", since=11, on_host=True)
+def round_(x):
+    """The nearest integer, halves to even. Any shape, float -> the same.
+
+    https://onnx.ai/onnx/operators/onnx__Round.html
+    """
+    return array_namespace(x).round(x)
+
+
+@op("Sign", since=9, on_host=True, prints="jnp.sign")
+def sign(x):
+    """-1, 0 or 1. Any shape, number dtype -> the same.
+
+    https://onnx.ai/onnx/operators/onnx__Sign.html
+    """
+    return array_namespace(x).sign(x)
+
+
+@op("Erf", since=9, prints="jax.lax.erf")
+def erf(x):
+    """The error function. Any shape, float -> the same.
+
+    https://onnx.ai/onnx/operators/onnx__Erf.html
+    """
+    return jax.lax.erf(x)
+
+
+@op("IsNaN", since=9, on_host=True, prints="jnp.isnan")
+def is_nan(x):
+    """Where `x` is not a number. Any shape, float -> bool.
+
+    https://onnx.ai/onnx/operators/onnx__IsNaN.html
+    """
+    return array_namespace(x).isnan(x)
+
+
+@op("IsInf", since=10, on_host=True)
+def is_inf(x, *, detect_negative=1, detect_positive=1):
+    """Where `x` is infinite, of the signs asked for. Any shape, float -> bool.
+
+    https://onnx.ai/onnx/operators/onnx__IsInf.html
+    """
+    infinite = array_namespace(x).isinf(x)
+    return infinite & ((x < 0) & bool(detect_negative) | (x > 0) & bool(detect_positive))
+
+
+@op("Min", since=8, on_host=True)
+def min_(*xs):
+    """The smallest of all inputs, broadcast; NaN if one is. Any shapes, one number dtype -> that dtype.
+
+    https://onnx.ai/onnx/operators/onnx__Min.html
+    """
+    return functools.reduce(array_namespace(*xs).minimum, xs)
+
+
+@op("Min", since=1, until=7, on_host=True)
+def min_1(*xs, consumed_inputs=None):
+    """The smallest of all inputs of one shape. Float.
+
+    https://onnx.ai/onnx/operators/onnx__Min.html
+    """
+    return min_(*xs)
+
+
+@op("Max", since=8, on_host=True)
+def max_(*xs):
+    """The largest of all inputs, broadcast; NaN if one is. Any shapes, one number dtype -> that dtype.
+
+    https://onnx.ai/onnx/operators/onnx__Max.html
+    """
+    return functools.reduce(array_namespace(*xs).maximum, xs)
+
+
+@op("Max", since=1, until=7, on_host=True)
+def max_1(*xs, consumed_inputs=None):
+    """The largest of all inputs of one shape. Float.
+
+    https://onnx.ai/onnx/operators/onnx__Max.html
+    """
+    return max_(*xs)
+
+
+@op("Sum", since=8, on_host=True)
+def sum_(*xs):
+    """The sum of all inputs, broadcast. Any shapes, one float dtype -> that dtype.
+
+    https://onnx.ai/onnx/operators/onnx__Sum.html
+    """
+    return functools.reduce(lambda a, b: a + b, xs)
+
+
+@op("Sum", since=1, until=7, on_host=True)
+def sum_1(*xs, consumed_inputs=None):
+    """The sum of all inputs of one shape. Float.
+
+    https://onnx.ai/onnx/operators/onnx__Sum.html
+    """
+    return sum_(*xs)
+
+
+@op("Mean", since=8)
+def mean(*xs):
+    """The mean of all inputs, broadcast. Any shapes, one float dtype -> that dtype.
+
+    https://onnx.ai/onnx/operators/onnx__Mean.html
+    """
+    return sum_(*xs) / len(xs)
+
+
+@op("Mean", since=1, until=7)
+def mean_1(*xs, consumed_inputs=None):
+    """The mean of all inputs of one shape. Float.
+
+    https://onnx.ai/onnx/operators/onnx__Mean.html
+    """
+    return mean(*xs)
+
+
+@op("Clip", since=11, on_host=True)
+def clip(x, min=None, max=None):
+    """`x` between `min` and `max` (no axes, each may be absent). Any shape, number dtype -> the same.
+
+    https://onnx.ai/onnx/operators/onnx__Clip.html
+    """
+    xp = array_namespace(x, min, max)
+    if min is not None:
+        x = xp.maximum(x, min)
+    return x if max is None else xp.minimum(x, max)
+
+
+@op("Clip", since=6, until=10)
+def clip_6(x, *, min=-3.4028234663852886e38, max=3.4028234663852886e38):
+    """`x` between the attributes. Any shape, float -> the same.
+
+    https://onnx.ai/onnx/operators/onnx__Clip.html
+    """
+    largest = float(jnp.finfo(x.dtype).max)
+    return clip(x, np.maximum(min, -largest).item(), np.minimum(max, largest).item())
+
+
+@op("Clip", since=1, until=5)
+def clip_1(x, *, min=None, max=None, consumed_inputs=None):
+    """`x` between the attributes, each of which may be absent. Any shape, float -> the same.
+
+    https://onnx.ai/onnx/operators/onnx__Clip.html
+    """
+    return clip(x, min, max)
+
+
+@op("Where", since=9, on_host=True, prints="jnp.where")
+def where(condition, x, y):
+    """`x` where `condition`, else `y`, broadcast. Any shapes; bool and one dtype -> that dtype.
+
+    https://onnx.ai/onnx/operators/onnx__Where.html
+    """
+    return array_namespace(condition, x, y).where(condition, x, y)
+
+
+@op("BitShift", since=11, on_host=True)
+def bit_shift(x, y, *, direction):
+    """`x` shifted by `y` bits to the LEFT or RIGHT. Any shapes, one unsigned dtype -> that dtype.
+
+    https://onnx.ai/onnx/operators/onnx__BitShift.html
+    """
+    return x << y if direction == "LEFT" else x >> y
+
+
+@op("BitwiseAnd", since=18, on_host=True, prints="&")
+def bitwise_and(a, b):
+    """`a & b`, bit by bit, broadcast. Any shapes, one integer dtype -> that dtype.
+
+    https://onnx.ai/onnx/operators/onnx__BitwiseAnd.html
+    """
+    return a & b
+
+
+@op("BitwiseOr", since=18, on_host=True, prints="|")
+def bitwise_or(a, b):
+    """`a | b`, bit by bit, broadcast. Any shapes, one integer dtype -> that dtype.
+
+    https://onnx.ai/onnx/operators/onnx__BitwiseOr.html
+    """
+    return a | b
+
+
+@op("BitwiseXor", since=18, on_host=True, prints="^")
+def bitwise_xor(a, b):
+    """`a ^ b`, bit by bit, broadcast. Any shapes, one integer dtype -> that dtype.
+
+    https://onnx.ai/onnx/operators/onnx__BitwiseXor.html
+    """
+    return a ^ b
+
+
+@op("BitwiseNot", since=18, on_host=True, prints="~")
+def bitwise_not(x):
+    """All bits flipped. Any shape, integer -> the same.
+
+    https://onnx.ai/onnx/operators/onnx__BitwiseNot.html
+    """
+    return ~x
+
+
 @hookimpl
-def onnxeqx_register_ops(registry):
+def onnxeqx_register_ops(registry) -> None:
     registry.add_module(__name__)

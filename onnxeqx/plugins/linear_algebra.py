@@ -1,8 +1,63 @@
-"""(being written)"""
+"""Matrix products and their like."""
 
+import jax.numpy as jnp
+
+from .._registry import op
+from ._operands import aligned
 from .hookspecs import hookimpl
 
 
+@op("MatMul", since=1, prints="@")
+def mat_mul(a, b):
+    """The matrix product over the last two axes, as `numpy.matmul`. a: (*n, i, j), b: (*n, j, k) -> (*n, i, k), one dtype.
+
+    https://onnx.ai/onnx/operators/onnx__MatMul.html
+    """
+    return a @ b
+
+
+@op("Gemm", since=7)
+def gemm(a, b, c=None, *, alpha=1.0, beta=1.0, transA=0, transB=0):
+    """`alpha * a @ b + beta * c`. a: (i, j), b: (j, k), each transposed on request; c broadcasts -> (i, k), one dtype.
+
+    https://onnx.ai/onnx/operators/onnx__Gemm.html
+    """
+    y = (a.T if transA else a) @ (b.T if transB else b)
+    y = y if alpha == 1 else (alpha * y).astype(y.dtype)
+    if c is None:
+        return y
+    return y + (c if beta == 1 else (beta * c).astype(y.dtype))
+
+
+@op("Gemm", since=1, until=6)
+def gemm_1(a, b, c, *, alpha=1.0, beta=1.0, broadcast=0, transA=0, transB=0):
+    """`alpha * a @ b + beta * c`; `c` is broadcast only on request. a: (i, j), b: (j, k) -> (i, k), one float dtype.
+
+    https://onnx.ai/onnx/operators/onnx__Gemm.html
+    """
+    return gemm(
+        a, b, aligned(a, c, axis=None, broadcast=broadcast), alpha=alpha, beta=beta, transA=transA, transB=transB
+    )
+
+
+@op("Einsum", since=12)
+def einsum(*inputs, equation):
+    """The sum of products that `equation` describes, as `numpy.einsum`. One dtype -> that dtype.
+
+    https://onnx.ai/onnx/operators/onnx__Einsum.html
+    """
+    return jnp.einsum(equation, *inputs)
+
+
+@op("Det", since=11)
+def det(x):
+    """The determinant of square matrices. x: (*n, m, m), float -> (*n).
+
+    https://onnx.ai/onnx/operators/onnx__Det.html
+    """
+    return jnp.linalg.det(x)
+
+
 @hookimpl
-def onnxeqx_register_ops(registry):
+def onnxeqx_register_ops(registry) -> None:
     registry.add_module(__name__)

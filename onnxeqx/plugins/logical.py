@@ -1,8 +1,145 @@
-"""(being written)"""
+"""Comparisons and Boolean logic, element by element, with NumPy's broadcasting; also on the host."""
 
+from .._registry import op
+from ._operands import aligned
 from .hookspecs import hookimpl
 
 
+@op("And", since=7, on_host=True, prints="&")
+def and_(a, b):
+    """Logical and, broadcast. Any shapes, bool -> bool.
+
+    https://onnx.ai/onnx/operators/onnx__And.html
+    """
+    return a & b
+
+
+@op("And", since=1, until=6, on_host=True)
+def and_1(a, b, *, axis=None, broadcast=0):
+    """Logical and; `b` is broadcast only on request, from `axis` on. Bool.
+
+    https://onnx.ai/onnx/operators/onnx__And.html
+    """
+    return and_(a, aligned(a, b, axis=axis, broadcast=broadcast))
+
+
+@op("Or", since=7, on_host=True, prints="|")
+def or_(a, b):
+    """Logical or, broadcast. Any shapes, bool -> bool.
+
+    https://onnx.ai/onnx/operators/onnx__Or.html
+    """
+    return a | b
+
+
+@op("Or", since=1, until=6, on_host=True)
+def or_1(a, b, *, axis=None, broadcast=0):
+    """Logical or; `b` is broadcast only on request, from `axis` on. Bool.
+
+    https://onnx.ai/onnx/operators/onnx__Or.html
+    """
+    return or_(a, aligned(a, b, axis=axis, broadcast=broadcast))
+
+
+@op("Xor", since=7, on_host=True, prints="^")
+def xor(a, b):
+    """Logical exclusive or, broadcast. Any shapes, bool -> bool.
+
+    https://onnx.ai/onnx/operators/onnx__Xor.html
+    """
+    return a ^ b
+
+
+@op("Xor", since=1, until=6, on_host=True)
+def xor_1(a, b, *, axis=None, broadcast=0):
+    """Logical exclusive or; `b` is broadcast only on request, from `axis` on. Bool.
+
+    https://onnx.ai/onnx/operators/onnx__Xor.html
+    """
+    return xor(a, aligned(a, b, axis=axis, broadcast=broadcast))
+
+
+@op("Not", since=1, on_host=True, prints="~")
+def not_(x):
+    """Logical not. Any shape, bool -> bool.
+
+    https://onnx.ai/onnx/operators/onnx__Not.html
+    """
+    return ~x
+
+
+@op("Equal", since=7, on_host=True, prints="==")
+def equal(a, b):
+    """`a == b`, broadcast. Any shapes, one dtype -> bool.
+
+    https://onnx.ai/onnx/operators/onnx__Equal.html
+    """
+    return a == b
+
+
+@op("Equal", since=1, until=6, on_host=True)
+def equal_1(a, b, *, axis=None, broadcast=0):
+    """`a == b`; `b` is broadcast only on request, from `axis` on -> bool.
+
+    https://onnx.ai/onnx/operators/onnx__Equal.html
+    """
+    return equal(a, aligned(a, b, axis=axis, broadcast=broadcast))
+
+
+@op("Less", since=7, on_host=True, prints="<")
+def less(a, b):
+    """`a < b`, broadcast. Any shapes, one dtype -> bool.
+
+    https://onnx.ai/onnx/operators/onnx__Less.html
+    """
+    return a < b
+
+
+@op("Less", since=1, until=6, on_host=True)
+def less_1(a, b, *, axis=None, broadcast=0):
+    """`a < b`; `b` is broadcast only on request, from `axis` on -> bool.
+
+    https://onnx.ai/onnx/operators/onnx__Less.html
+    """
+    return less(a, aligned(a, b, axis=axis, broadcast=broadcast))
+
+
+@op("Greater", since=7, on_host=True, prints=">")
+def greater(a, b):
+    """`a > b`, broadcast. Any shapes, one dtype -> bool.
+
+    https://onnx.ai/onnx/operators/onnx__Greater.html
+    """
+    return a > b
+
+
+@op("Greater", since=1, until=6, on_host=True)
+def greater_1(a, b, *, axis=None, broadcast=0):
+    """`a > b`; `b` is broadcast only on request, from `axis` on -> bool.
+
+    https://onnx.ai/onnx/operators/onnx__Greater.html
+    """
+    return greater(a, aligned(a, b, axis=axis, broadcast=broadcast))
+
+
+@op("LessOrEqual", since=12, on_host=True, prints="<=")
+def less_or_equal(a, b):
+    """`a <= b`, broadcast. Any shapes, one dtype -> bool.
+
+    https://onnx.ai/onnx/operators/onnx__LessOrEqual.html
+    """
+    return a <= b
+
+
+@op("GreaterOrEqual", since=12, on_host=True, prints=">=")
+def greater_or_equal(a, b):
+    """`a >= b`, broadcast. Any shapes, one dtype -> bool.
+
+    https://onnx.ai/onnx/operators/onnx__GreaterOrEqual.html
+    """
+    return a >= b
+
+
 @hookimpl
-def onnxeqx_register_ops(registry):
+def onnxeqx_register_ops(registry) -> None:
     registry.add_module(__name__)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from .._convolution import accumulator
 from .._pooling import Windows, window_arg_maxima, window_maxima, window_sums
 from .._registry import op
 from ..runtime import host_ints
@@ -83,7 +84,7 @@ def average_pool(
     https://onnx.ai/onnx/operators/onnx__AveragePool.html
     """
     windows = Windows.of(x, kernel_shape, strides, dilations, auto_pad, pads, ceil_mode)
-    sums = window_sums(x.astype(_accumulator(x)), windows)
+    sums = window_sums(x.astype(accumulator(x.dtype)), windows)
     return (sums / windows.elements(sums.dtype, include_pad=bool(count_include_pad))).astype(x.dtype)
 
 
@@ -186,12 +187,8 @@ def _spatial(x: Any) -> tuple[int, ...]:
     return tuple(range(2, x.ndim))
 
 
-def _accumulator(x: Any) -> Any:
-    return jnp.promote_types(x.dtype, jnp.float32)
-
-
 def _powers(x: Any, p: float) -> Any:
-    magnitudes = jnp.abs(x.astype(_accumulator(x)))
+    magnitudes = jnp.abs(x.astype(accumulator(x.dtype)))
     return magnitudes ** int(p) if p == int(p) else magnitudes**p
 
 

@@ -1,8 +1,359 @@
-"""(being written)"""
+"""Reductions and running sums along axes."""
 
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._registry import op
+from ..runtime import array_namespace, canonical_dtype, host_ints
 from .hookspecs import hookimpl
 
 
+@op("ReduceSum", since=13, host=("axes",), on_host=True)
+def reduce_sum(data, axes=None, *, keepdims=1, noop_with_empty_axes=0):
+    """The sum along `axes`, all by default. Any shape, number dtype -> the same dtype.
+
+    https://onnx.ai/onnx/operators/onnx__ReduceSum.html
+    """
+    return _reduced(_reduce_sum, data, axes, keepdims, noop_with_empty_axes)
+
+
+@op("ReduceSum", since=1, until=12, on_host=True)
+def reduce_sum_1(data, *, axes=None, keepdims=1):
+    """The sum along `axes`, all by default. Any shape, number dtype -> the same dtype.
+
+    https://onnx.ai/onnx/operators/onnx__ReduceSum.html
+    """
+    return reduce_sum(data, axes, keepdims=keepdims)
+
+
+def _reduce_sum(xp: Any, x: Any, axes: tuple[int, ...] | None, keepdims: bool) -> Any:
+    return xp.sum(x, axis=axes, keepdims=keepdims, dtype=x.dtype)
+
+
+@op("ReduceMean", since=18, host=("axes",), on_host=True)
+def reduce_mean(data, axes=None, *, keepdims=1, noop_with_empty_axes=0):
+    """The mean along `axes`, all by default. Any shape, number dtype -> the same dtype.
+
+    https://onnx.ai/onnx/operators/onnx__ReduceMean.html
+    """
+    return _reduced(_reduce_mean, data, axes, keepdims, noop_with_empty_axes)
+
+
+@op("ReduceMean", since=1, until=17, on_host=True)
+def reduce_mean_1(data, *, axes=None, keepdims=1):
+    """The mean along `axes`, all by default. Any shape, number dtype -> the same dtype.
+
+    https://onnx.ai/onnx/operators/onnx__ReduceMean.html
+    """
+    return reduce_mean(data, axes, keepdims=keepdims)
+
+
+def _reduce_mean(xp: Any, x: Any, axes: tuple[int, ...] | None, keepdims: bool) -> Any:
+    return _mean(xp, x, axes, keepdims)
+
+
+@op("ReduceMax", since=18, host=("axes",), on_host=True)
+def reduce_max(data, axes=None, *, keepdims=1, noop_with_empty_axes=0):
+    """The maximum along `axes`, all by default. Any shape, number dtype -> the same dtype.
+
+    https://onnx.ai/onnx/operators/onnx__ReduceMax.html
+    """
+    return _reduced(_reduce_max, data, axes, keepdims, noop_with_empty_axes)
+
+
+@op("ReduceMax", since=1, until=17, on_host=True)
+def reduce_max_1(data, *, axes=None, keepdims=1):
+    """The maximum along `axes`, all by default. Any shape, number dtype -> the same dtype.
+
+    https://onnx.ai/onnx/operators/onnx__ReduceMax.html
+    """
+    return reduce_max(data, axes, keepdims=keepdims)
+
+
+def _reduce_max(xp: Any, x: Any, axes: tuple[int, ...] | None, keepdims: bool) -> Any:
+    return _extreme(xp.max, x, axes, keepdims, _lowest)
+
+
+@op("ReduceMin", since=18, host=("axes",), on_host=True)
+def reduce_min(data, axes=None, *, keepdims=1, noop_with_empty_axes=0):
+    """The minimum along `axes`, all by default. Any shape, number dtype -> the same dtype.
+
+    https://onnx.ai/onnx/operators/onnx__ReduceMin.html
+    """
+    return _reduced(_reduce_min, data, axes, keepdims, noop_with_empty_axes)
+
+
+@op("ReduceMin", since=1, until=17, on_host=True)
+def reduce_min_1(data, *, axes=None, keepdims=1):
+    """The minimum along `axes`, all by default. Any shape, number dtype -> the same dtype.
+
+    https://onnx.ai/onnx/operators/onnx__ReduceMin.html
+    """
+    return reduce_min(data, axes, keepdims=keepdims)
+
+
+def _reduce_min(xp: Any, x: Any, axes: tuple[int, ...] | None, keepdims: bool) -> Any:
+    return _extreme(xp.min, x, axes, keepdims, _highest)
+
+
+@op("ReduceProd", since=18, host=("axes",), on_host=True)
+def reduce_prod(data, axes=None, *, keepdims=1, noop_with_empty_axes=0):
+    """The product along `axes`, all by default. Any shape, number dtype -> the same dtype.
+
+    https://onnx.ai/onnx/operators/onnx__ReduceProd.html
+    """
+    return _reduced(_reduce_prod, data, axes, keepdims, noop_with_empty_axes)
+
+
+@op("ReduceProd", since=1, until=17, on_host=True)
+def reduce_prod_1(data, *, axes=None, keepdims=1):
+    """The product along `axes`, all by default. Any shape, number dtype -> the same dtype.
+
+    https://onnx.ai/onnx/operators/onnx__ReduceProd.html
+    """
+    return reduce_prod(data, axes, keepdims=keepdims)
+
+
+def _reduce_prod(xp: Any, x: Any, axes: tuple[int, ...] | None, keepdims: bool) -> Any:
+    return xp.prod(x, axis=axes, keepdims=keepdims, dtype=x.dtype)
+
+
+@op("ReduceL1", since=18, host=("axes",))
+def reduce_l1(data, axes=None, *, keepdims=1, noop_with_empty_axes=0):
+    """The sum of magnitudes along `axes`, all by default. Any shape, number dtype -> the same dtype.
+
+    https://onnx.ai/onnx/operators/onnx__ReduceL1.html
+    """
+    return _reduced(_reduce_l1, data, axes, keepdims, noop_with_empty_axes)
+
+
+@op("ReduceL1", since=1, until=17)
+def reduce_l1_1(data, *, axes=None, keepdims=1):
+    """The sum of magnitudes along `axes`, all by default. Any shape, number dtype -> the same dtype.
+
+    https://onnx.ai/onnx/operators/onnx__ReduceL1.html
+    """
+    return reduce_l1(data, axes, keepdims=keepdims)
+
+
+def _reduce_l1(xp: Any, x: Any, axes: tuple[int, ...] | None, keepdims: bool) -> Any:
+    return xp.sum(abs(x), axis=axes, keepdims=keepdims, dtype=x.dtype)
+
+
+@op("ReduceL2", since=18, host=("axes",))
+def reduce_l2(data, axes=None, *, keepdims=1, noop_with_empty_axes=0):
+    """The square root of the sum of squares along `axes`, all by default. Any shape, number dtype -> the same dtype.
+
+    https://onnx.ai/onnx/operators/onnx__ReduceL2.html
+    """
+    return _reduced(_reduce_l2, data, axes, keepdims, noop_with_empty_axes)
+
+
+@op("ReduceL2", since=1, until=17)
+def reduce_l2_1(data, *, axes=None, keepdims=1):
+    """The square root of the sum of squares along `axes`, all by default. Any shape, number dtype -> the same dtype.
+
+    https://onnx.ai/onnx/operators/onnx__ReduceL2.html
+    """
+    return reduce_l2(data, axes, keepdims=keepdims)
+
+
+def _reduce_l2(xp: Any, x: Any, axes: tuple[int, ...] | None, keepdims: bool) -> Any:
+    return _root(xp.sum(_widened(x) ** 2, axis=axes, keepdims=keepdims), x.dtype)
+
+
+@op("ReduceLogSum", since=18, host=("axes",))
+def reduce_log_sum(data, axes=None, *, keepdims=1, noop_with_empty_axes=0):
+    """The logarithm of the sum along `axes`, all by default. Any shape, number dtype -> the same dtype.
+
+    https://onnx.ai/onnx/operators/onnx__ReduceLogSum.html
+    """
+    return _reduced(_reduce_log_sum, data, axes, keepdims, noop_with_empty_axes)
+
+
+@op("ReduceLogSum", since=1, until=17)
+def reduce_log_sum_1(data, *, axes=None, keepdims=1):
+    """The logarithm of the sum along `axes`, all by default. Any shape, number dtype -> the same dtype.
+
+    https://onnx.ai/onnx/operators/onnx__ReduceLogSum.html
+    """
+    return reduce_log_sum(data, axes, keepdims=keepdims)
+
+
+def _reduce_log_sum(xp: Any, x: Any, axes: tuple[int, ...] | None, keepdims: bool) -> Any:
+    return xp.log(_widened(xp.sum(x, axis=axes, keepdims=keepdims, dtype=x.dtype))).astype(x.dtype)
+
+
+@op("ReduceLogSumExp", since=18, host=("axes",))
+def reduce_log_sum_exp(data, axes=None, *, keepdims=1, noop_with_empty_axes=0):
+    """The logarithm of the sum of exponentials along `axes`, all by default. Any shape, number dtype -> the same dtype.
+
+    https://onnx.ai/onnx/operators/onnx__ReduceLogSumExp.html
+    """
+    return _reduced(_reduce_log_sum_exp, data, axes, keepdims, noop_with_empty_axes)
+
+
+@op("ReduceLogSumExp", since=1, until=17)
+def reduce_log_sum_exp_1(data, *, axes=None, keepdims=1):
+    """The logarithm of the sum of exponentials along `axes`, all by default. Any shape, number dtype -> the same dtype.
+
+    https://onnx.ai/onnx/operators/onnx__ReduceLogSumExp.html
+    """
+    return reduce_log_sum_exp(data, axes, keepdims=keepdims)
+
+
+def _reduce_log_sum_exp(xp: Any, x: Any, axes: tuple[int, ...] | None, keepdims: bool) -> Any:
+    return jax.nn.logsumexp(_widened(x), axis=axes, keepdims=keepdims).astype(x.dtype)
+
+
+@op("ReduceSumSquare", since=18, host=("axes",))
+def reduce_sum_square(data, axes=None, *, keepdims=1, noop_with_empty_axes=0):
+    """The sum of squares along `axes`, all by default. Any shape, number dtype -> the same dtype.
+
+    https://onnx.ai/onnx/operators/onnx__ReduceSumSquare.html
+    """
+    return _reduced(_reduce_sum_square, data, axes, keepdims, noop_with_empty_axes)
+
+
+@op("ReduceSumSquare", since=1, until=17)
+def reduce_sum_square_1(data, *, axes=None, keepdims=1):
+    """The sum of squares along `axes`, all by default. Any shape, number dtype -> the same dtype.
+
+    https://onnx.ai/onnx/operators/onnx__ReduceSumSquare.html
+    """
+    return reduce_sum_square(data, axes, keepdims=keepdims)
+
+
+def _reduce_sum_square(xp: Any, x: Any, axes: tuple[int, ...] | None, keepdims: bool) -> Any:
+    return xp.sum(x * x, axis=axes, keepdims=keepdims, dtype=x.dtype)
+
+
+def _reduced(function: Callable[..., Any], x: Any, axes: Any, keepdims: int, noop_with_empty_axes: int = 0) -> Any:
+    """Applies a reduction. No axes are all axes, or, with `noop_with_empty_axes`, none: each element by itself."""
+    axes = None if axes is None else host_ints(axes)
+    if not axes:
+        axes = () if noop_with_empty_axes else None
+    return function(array_namespace(x), x, axes, bool(keepdims))
+
+
+def _mean(xp: Any, x: Any, axes: tuple[int, ...] | None, keepdims: bool) -> Any:
+    if jnp.issubdtype(x.dtype, jnp.integer):
+        count = x.size // max(1, xp.sum(x, axis=axes).size)
+        return xp.sum(x, axis=axes, keepdims=keepdims, dtype=x.dtype) // count
+    return xp.mean(x, axis=axes, keepdims=keepdims, dtype=x.dtype)
+
+
+def _extreme(function: Callable[..., Any], x: Any, axes: tuple[int, ...] | None, keepdims: bool, initial: Any) -> Any:
+    # An empty set has the neutral element as its maximum or minimum.
+    if 0 in x.shape:
+        return function(x, axis=axes, keepdims=keepdims, initial=initial(x.dtype))
+    return function(x, axis=axes, keepdims=keepdims)
+
+
+def _lowest(dtype: np.dtype) -> Any:
+    return _bounds(dtype)[0]
+
+
+def _highest(dtype: np.dtype) -> Any:
+    return _bounds(dtype)[1]
+
+
+def _bounds(dtype: np.dtype) -> tuple[Any, Any]:
+    if dtype == np.bool_:
+        return False, True
+    if jnp.issubdtype(dtype, jnp.integer):
+        return jnp.iinfo(dtype).min, jnp.iinfo(dtype).max
+    return -np.inf, np.inf
+
+
+def _widened(x: Any) -> Any:
+    return x.astype(canonical_dtype(np.float32)) if jnp.issubdtype(x.dtype, jnp.integer) else x
+
+
+def _root(x: Any, dtype: np.dtype) -> Any:
+    return jnp.sqrt(x).astype(dtype)
+
+
+@op("ArgMax", since=12)
+def arg_max(data, *, axis=0, keepdims=1, select_last_index=0):
+    """Where the largest element along `axis` is, the first (or last) of equal ones. Any shape, number dtype -> int64.
+
+    https://onnx.ai/onnx/operators/onnx__ArgMax.html
+    """
+    return _position(jnp.argmax, data, axis, keepdims, select_last_index)
+
+
+@op("ArgMax", since=1, until=11)
+def arg_max_1(data, *, axis=0, keepdims=1):
+    """Where the largest element along `axis` is, the first of equal ones. Any shape, number dtype -> int64.
+
+    https://onnx.ai/onnx/operators/onnx__ArgMax.html
+    """
+    return arg_max(data, axis=axis, keepdims=keepdims)
+
+
+@op("ArgMin", since=12)
+def arg_min(data, *, axis=0, keepdims=1, select_last_index=0):
+    """Where the smallest element along `axis` is, the first (or last) of equal ones. Any shape, number dtype -> int64.
+
+    https://onnx.ai/onnx/operators/onnx__ArgMin.html
+    """
+    return _position(jnp.argmin, data, axis, keepdims, select_last_index)
+
+
+@op("ArgMin", since=1, until=11)
+def arg_min_1(data, *, axis=0, keepdims=1):
+    """Where the smallest element along `axis` is, the first of equal ones. Any shape, number dtype -> int64.
+
+    https://onnx.ai/onnx/operators/onnx__ArgMin.html
+    """
+    return arg_min(data, axis=axis, keepdims=keepdims)
+
+
+def _position(function: Callable[..., Any], x: Any, axis: int, keepdims: int, last: int) -> Any:
+    found = function(jnp.flip(x, axis) if last else x, axis=axis, keepdims=bool(keepdims))
+    found = x.shape[axis] - 1 - found if last else found
+    return found.astype(canonical_dtype(np.int64))
+
+
+@op("CumSum", since=11, host=("axis",), on_host=True)
+def cum_sum(x, axis, *, exclusive=0, reverse=0):
+    """The running sum along `axis`. Any shape, number dtype -> the same.
+
+    With `exclusive` an element leaves itself out, with `reverse` it starts at the end.
+
+    https://onnx.ai/onnx/operators/onnx__CumSum.html
+    """
+    xp, (axis,) = array_namespace(x), host_ints(axis)
+    x = xp.flip(x, axis) if reverse else x
+    if exclusive:
+        first = xp.full_like(xp.take(x, np.array([0]), axis=axis), 0)
+        x = xp.concatenate([first, x[(slice(None),) * (axis % x.ndim) + (slice(None, -1),)]], axis=axis)
+    y = xp.cumsum(x, axis=axis, dtype=x.dtype)
+    return xp.flip(y, axis) if reverse else y
+
+
+@op("CumProd", since=26, host=("axis",), on_host=True)
+def cum_prod(x, axis, *, exclusive=0, reverse=0):
+    """The running product along `axis`. Any shape, number dtype -> the same.
+
+    With `exclusive` an element leaves itself out, with `reverse` it starts at the end.
+
+    https://onnx.ai/onnx/operators/onnx__CumProd.html
+    """
+    xp, (axis,) = array_namespace(x), host_ints(axis)
+    x = xp.flip(x, axis) if reverse else x
+    if exclusive:
+        first = xp.full_like(xp.take(x, np.array([0]), axis=axis), 1)
+        x = xp.concatenate([first, x[(slice(None),) * (axis % x.ndim) + (slice(None, -1),)]], axis=axis)
+    y = xp.cumprod(x, axis=axis, dtype=x.dtype)
+    return xp.flip(y, axis) if reverse else y
+
+
 @hookimpl
-def onnxeqx_register_ops(registry):
+def onnxeqx_register_ops(registry) -> None:
     registry.add_module(__name__)

@@ -210,5 +210,5 @@ def _frozen_digest(state: TrainState) -> str:
     for name, leaf in sorted(_named(state.frozen).items()):
         array = np.ascontiguousarray(leaf)
         digest.update(f"{name} {array.dtype} {array.shape};".encode())
-        digest.update(array.reshape(-1).view(np.uint8))
+        digest.update(array.tobytes())
     return digest.hexdigest()

@@ -53,9 +53,10 @@ class Classifier:
                 "take the ONNX file, or convert it again for that size (onnxeqx convert --input-shape)."
             )
         size = [image_size or dim for dim in shape[2:]]
-        if not all(isinstance(dim, int) and dim > 0 for dim in size):
+        channels, height, width = (dim if isinstance(dim, int) else 0 for dim in (shape[1], *size))
+        if height < 1 or width < 1:
             raise ConfigError(f"{path} leaves the size of its input open ({shape}); choose one with --image-size.")
-        return cls(inputs[0].name, shape[1], *size, from_probabilities=_ends_in_softmax(graph.outputs[0]))
+        return cls(str(inputs[0].name), channels, height, width, _ends_in_softmax(graph.outputs[0]))
 
     @property
     def input_shapes(self) -> dict[str, tuple[str | int, ...]]:

@@ -2,11 +2,11 @@
 
 import dataclasses
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import grain
 import numpy as np
-from jaxtyping import ArrayLike, Bool, Int
+from jaxtyping import Bool, Int
 
 from .._errors import DataError
 
@@ -21,9 +21,9 @@ class Batch(NamedTuple):
     - `mask`: shape `(batch,)`, False for padding.
     """
 
-    inputs: ArrayLike
-    labels: Int[ArrayLike, " batch"]
-    mask: Bool[ArrayLike, " batch"]
+    inputs: Any
+    labels: Int[Any, " batch"]
+    mask: Bool[Any, " batch"]
 
 
 class Examples(Protocol):
@@ -104,10 +104,10 @@ def hold_out(labels: Sequence[int], share: float, seed: int) -> tuple[list[int],
     if len(labels) < 2:
         raise DataError(f"A split into training and validation needs at least 2 examples, not {len(labels)}.")
     random = np.random.default_rng(seed)
-    labels = np.asarray(labels)
+    classes = np.asarray(labels)
     validation: list[int] = []
-    for label in np.unique(labels):
-        members = random.permutation(np.flatnonzero(labels == label))
+    for label in np.unique(classes):
+        members = random.permutation(np.flatnonzero(classes == label))
         validation.extend(members[: min(round(share * len(members)), len(members) - 1)].tolist())
     validation = sorted(validation) or [int(random.integers(len(labels)))]
     return sorted(set(range(len(labels))) - set(validation)), validation

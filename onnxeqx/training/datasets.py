@@ -79,8 +79,9 @@ def _digits() -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
         import sklearn.datasets
     except ImportError:
         raise DataError("The digits come with scikit-learn, which is not installed: pip install scikit-learn") from None
-    digits = sklearn.datasets.load_digits()
-    return (digits.images * (255 / 16)).round().astype(np.uint8), digits.target, tuple("0123456789")
+    pixels, labels = sklearn.datasets.load_digits(return_X_y=True)
+    images = (np.reshape(pixels, (-1, 8, 8)) * (255 / 16)).round().astype(np.uint8)
+    return images, np.asarray(labels), tuple("0123456789")
 
 
 BUILT_IN: dict[str, Callable[[], tuple[np.ndarray, np.ndarray, tuple[str, ...]]]] = {"digits": _digits}

@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 from jaxtyping import PRNGKeyArray
 
+from .. import nn
 from .._weights import dotted_path
 from .errors import HeadError
 
@@ -62,7 +63,7 @@ def replace_head(model: eqx.Module, head: str, classes: int, *, key: PRNGKeyArra
     return eqx.tree_at(lambda tree: _layers(tree)[head], model, type(old)(**arguments))
 
 
-def output_width(model: eqx.Module, inputs: jax.ShapeDtypeStruct) -> int:
+def output_width(model: Any, inputs: jax.ShapeDtypeStruct) -> int:
     """The number of classes of a classifier's output, of shape `(batch, classes)` or `(batch, classes, 1, 1)`.
 
     **Raises:** `HeadError` if the output has another shape, or the model has several outputs.
@@ -78,13 +79,11 @@ def output_width(model: eqx.Module, inputs: jax.ShapeDtypeStruct) -> int:
 
 def _is_layer(node: Any) -> bool:
     """A linear layer or a convolution, Equinox's or ours."""
-    return isinstance(node, eqx.nn.Linear) or (
-        isinstance(node, eqx.Module) and hasattr(node, "out_channels") and hasattr(node, "weight")
-    )
+    return isinstance(node, eqx.nn.Linear | eqx.nn.Conv | nn.Conv)
 
 
 def _width(layer: Any) -> int:
-    return layer.out_features if isinstance(layer, eqx.nn.Linear) else layer.out_channels
+    return layer.weight.shape[0]
 
 
 def _layers(model: eqx.Module) -> dict[str, Any]:

@@ -34,12 +34,16 @@ def stopping_on_signals(
     **Yields:** a callback for `fit`, the last of its callbacks. It raises `TrainingInterrupted`.
     """
     received: list[int] = []
+    threads: list[threading.Thread] = []
 
     def on_signal(number, _frame):
         if received:
             raise KeyboardInterrupt
         received.append(number)
-        notify("Stopping after this step; press Ctrl-C again to abort at once.")
+        # In a thread: the signal may have come while this one was writing to the same stream.
+        text = "Stopping after this step; press Ctrl-C again to abort at once."
+        threads.append(threading.Thread(target=notify, args=(text,)))
+        threads[-1].start()
 
     def callback(event: Event) -> None:
         # An evaluation goes on to its end, which saves; but the one before training may be left.
@@ -58,3 +62,5 @@ def stopping_on_signals(
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+        for thread in threads:
+            thread.join()

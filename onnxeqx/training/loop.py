@@ -12,7 +12,7 @@ from jaxtyping import Array, PyTree
 
 from .._weights import parameters
 from .data import Data
-from .errors import DivergedError
+from .errors import ConfigError, DivergedError
 from .losses import accuracy, cross_entropy
 from .state import TrainState, zero_totals
 from .step import Values, make_eval_step, make_train_step
@@ -145,4 +145,6 @@ def _means(totals: Mapping[str, Array], prefix: str) -> dict[str, float]:
 def _mask(model: eqx.Module, trainable, freeze) -> PyTree:
     if trainable is None or isinstance(trainable, str | list | tuple):
         return parameters(model, trainable=trainable, freeze=freeze)
+    if freeze is not None:
+        raise ConfigError("freeze goes with patterns of what is trained; a mask already says all.")
     return trainable

@@ -85,7 +85,7 @@ def run(
         history = History(
             folder / HISTORY,
             extra=lambda row: {
-                "lr": float(schedule(max(row["step"] - 1, 0))),
+                "lr": float(jnp.asarray(schedule(max(row["step"] - 1, 0)))),  # of the epoch's last step
                 "images_per_second": round(progress.images_per_second(), 1),
             },
         )

@@ -1,6 +1,7 @@
 """An onnxeqx plugin: the operator `org.onnxeqx.example::ScaledTanh`."""
 
 import jax.numpy as jnp
+
 import onnxeqx
 
 

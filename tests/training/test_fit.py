@@ -94,6 +94,11 @@ def test_a_mask_serves_as_well_as_patterns(net, data):
     assert {path for path in before if before[path] != after[path]} == {"head.bias"}
 
 
+def test_a_mask_and_patterns_exclude_each_other(net, data):
+    with pytest.raises(ConfigError, match="a mask already says all"):
+        fit(net, data, optimizer=optax.sgd(0.1), trainable=jax.tree.map(eqx.is_inexact_array, net), freeze="head.*")
+
+
 def test_nothing_to_train_is_an_error(net, data):
     with pytest.raises(ConfigError, match="Nothing is left to train"):
         fit(net, data, optimizer=adamw(0.1), freeze="*")

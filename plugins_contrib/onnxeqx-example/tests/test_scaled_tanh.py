@@ -16,7 +16,9 @@ scaled (float[batch, 3] x) => (float[batch, 3] y)
 
 
 @pytest.mark.parametrize(
-    ("attributes", "alpha", "beta"), [("", 1.0, 1.0), ("<alpha = 1.5, beta = 0.25>", 1.5, 0.25)], ids=["defaults", "given"]
+    ("attributes", "alpha", "beta"),
+    [("", 1.0, 1.0), ("<alpha = 1.5, beta = 0.25>", 1.5, 0.25)],
+    ids=["defaults", "given"],
 )
 def test_scaled_tanh_is_numpys(attributes, alpha, beta):
     model = onnxeqx.load_model(onnx.parser.parse_model(MODEL % attributes))
