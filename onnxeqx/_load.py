@@ -57,7 +57,7 @@ def build(printed: Printed) -> Any:
     """The live model of a converted graph: its source imported, its weights bound."""
     module = import_source(printed.source)
     set_origin(module, Origin(printed.graph, printed.provenance, printed.source))
-    return bind(eqx.filter_eval_shape(module.Model), printed.weights(), "the ONNX file")
+    return bind(eqx.filter_eval_shape(module.Model), printed.weights(), "the ONNX file", adopt_dtypes=True)
 
 
 def convert(
@@ -129,4 +129,4 @@ def _load_folder(folder: pathlib.Path) -> Any:
         entries = json.loads(metadata.get("provenance", "{}"))
         provenance = {path: Provenance.from_json(entry) for path, entry in entries.items()}
         set_origin(module, Origin((folder / GRAPH).read_bytes(), provenance, (folder / SOURCE).read_text()))
-    return bind(eqx.filter_eval_shape(module.Model), weights, f"{str(folder / WEIGHTS)!r}")
+    return bind(eqx.filter_eval_shape(module.Model), weights, f"{str(folder / WEIGHTS)!r}", adopt_dtypes=True)

@@ -1,7 +1,9 @@
 """Windows over the spatial axes: where they lie, their maxima and their sums."""
 
 import dataclasses
-from collections.abc import Sequence
+import functools
+import math
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -62,6 +64,11 @@ class Windows:
             padding.append((low, jax.core.max_dim((count - 1) * stride + extent - size - low, 0)))
         return cls(sizes, tuple(counts), kernel, strides, dilations, declared, tuple(padding))
 
+    @property
+    def are_known(self) -> bool:
+        """Whether no size is symbolic."""
+        return all(isinstance(size, int) for size in (*self.sizes, *self.counts))
+
     def elements(self, dtype: Any, *, include_pad: bool) -> Array:
         """How many elements each window holds, shape `counts`: those of the input, or of the declared padding too.
 
@@ -90,12 +97,40 @@ def _count(size: Any, extent: int, stride: int, low: Any, high: Any, ceil_mode: 
 
 def window_sums(x: Array, windows: Windows) -> Array:
     """The sum of each window. x: float (batch, channels, *spatial) -> (batch, channels, *counts)."""
-    return lax.reduce_window(x, np.zeros((), x.dtype), lax.add, **_reduction(windows))
+    if not windows.are_known or set(windows.counts) == {1}:
+        return _reduced_sums(x, windows)
+    return _sums(x, windows)
 
 
 def window_maxima(x: Array, windows: Windows) -> Array:
     """The maximum of each window; its gradient goes to the first. x: (batch, channels, *spatial) -> (..., *counts)."""
-    return lax.reduce_window(x, np.array(_lowest(x.dtype)), lax.max, **_reduction(windows))
+    if set(windows.dilations) != {1}:  # JAX cannot differentiate a dilated reduce_window
+        return _shifted_maxima(x, windows)
+    return _maxima(x, windows) if windows.are_known else _reduced_maxima(x, windows)
+
+
+# Compiled, so that calls outside of `jit` find what earlier ones have traced.
+@functools.partial(jax.jit, static_argnums=1)
+def _sums(x: Array, windows: Windows) -> Array:
+    return lax.platform_dependent(
+        x, cpu=lambda x: _shifted_sums(x, windows), default=lambda x: _reduced_sums(x, windows)
+    )
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _maxima(x: Array, windows: Windows) -> Array:
+    return lax.platform_dependent(
+        x, cpu=lambda x: _shifted_maxima(x, windows), default=lambda x: _reduced_maxima(x, windows)
+    )
+
+
+def _reduced_sums(x: Array, windows: Windows) -> Array:
+    return lax.reduce_window(x, np.zeros((), x.dtype), lax.add, **_reduction(windows))
+
+
+def _reduced_maxima(x: Array, windows: Windows) -> Array:
+    # The initial value must be NumPy's: JAX differentiates the maximum only where it knows that value.
+    return lax.reduce_window(x, _lowest(x.dtype), lax.max, **_reduction(windows))
 
 
 def _reduction(windows: Windows) -> dict[str, Any]:
@@ -105,6 +140,25 @@ def _reduction(windows: Windows) -> dict[str, Any]:
         "padding": ((0, 0), (0, 0), *windows.padding),
         "window_dilation": (1, 1, *windows.dilations),
     }
+
+
+# XLA:CPU walks through windows element by element, and back through their maxima slower still. Shifted slices, combined
+# along one axis at a time, are vectorised and cost the sum of the kernel's sizes, not their product.
+
+
+def _shifted_sums(x: Array, windows: Windows) -> Array:
+    for axis in reversed(range(len(windows.kernel))):
+        x = functools.reduce(lax.add, _along_axis(x, windows, axis, 0))
+    return x
+
+
+def _shifted_maxima(x: Array, windows: Windows) -> Array:
+    for axis in reversed(range(len(windows.kernel))):
+        best, *others = _along_axis(x, windows, axis, _lowest(x.dtype))
+        for value in others:
+            best = jnp.where(_is_larger(value, best), value, best)
+        x = best
+    return x
 
 
 def window_arg_maxima(x: Array, windows: Windows) -> tuple[Array, Array]:
@@ -117,32 +171,30 @@ def window_arg_maxima(x: Array, windows: Windows) -> tuple[Array, Array]:
     **Returns:** two arrays of shape `(batch, channels, *counts)`: the maxima, and for each its position in one flattened
     spatial map, an integer (row by row).
     """
-    positions = jnp.arange(int(np.prod(windows.sizes))).reshape(1, 1, *windows.sizes)
-    best, where = None, None
-    for value, position in zip(_taps(x, windows, _lowest(x.dtype)), _taps(positions, windows, -1), strict=True):
-        if best is None:
-            best, where = value, jnp.broadcast_to(position, value.shape)
-            continue
-        larger = (value > best) | ((where < 0) & (position >= 0))
-        best, where = jnp.where(larger, value, best), jnp.where(larger, position, where)
-    return best, where
+    positions = jnp.broadcast_to(jnp.arange(math.prod(windows.sizes)).reshape(windows.sizes), x.shape)
+    for axis in reversed(range(len(windows.kernel))):
+        values = _along_axis(x, windows, axis, _lowest(x.dtype))
+        places = _along_axis(positions, windows, axis, -1)
+        x, positions = next(values), next(places)
+        for value, place in zip(values, places, strict=True):
+            larger = _is_larger(value, x) | ((positions < 0) & (place >= 0))
+            x, positions = jnp.where(larger, value, x), jnp.where(larger, place, positions)
+    return x, positions
 
 
-def _taps(x: Array, windows: Windows, fill: Any) -> list[Array]:
-    """For each element of the kernel, what lies under it in all windows."""
-    padded = lax.pad(x, jnp.asarray(fill, x.dtype), ((0, 0, 0), (0, 0, 0), *((*pair, 0) for pair in windows.padding)))
-    taps = []
-    for offset in np.ndindex(*windows.kernel):
-        starts = [i * dilation for i, dilation in zip(offset, windows.dilations, strict=True)]
-        slices = tuple(
-            slice(start, start + (count - 1) * stride + 1, stride)
-            for start, count, stride in zip(starts, windows.counts, windows.strides, strict=True)
-        )
-        taps.append(padded[(slice(None), slice(None), *slices)])
-    return taps
+def _is_larger(value: Array, best: Array) -> Array:
+    return (value > best) | (value != value)  # NaN is larger than every number
 
 
-def _lowest(dtype: Any) -> np.generic:
-    if jnp.issubdtype(dtype, jnp.integer):
-        return np.array(jnp.iinfo(dtype).min, dtype)
-    return np.array(-np.inf, dtype)
+def _along_axis(x: Array, windows: Windows, axis: int, fill: Any) -> Iterator[Array]:
+    """For each element of the kernel along one spatial axis, what lies under it in all windows."""
+    stride, dilation, count = windows.strides[axis], windows.dilations[axis], windows.counts[axis]
+    config = [(0, 0, 0)] * x.ndim
+    config[2 + axis] = (*windows.padding[axis], 0)
+    padded = lax.pad(x, jnp.asarray(fill, x.dtype), config)
+    for start in range(0, windows.kernel[axis] * dilation, dilation):
+        yield lax.slice_in_dim(padded, start, start + (count - 1) * stride + 1, stride, 2 + axis)
+
+
+def _lowest(dtype: Any) -> np.ndarray:
+    return np.array(jnp.iinfo(dtype).min if jnp.issubdtype(dtype, jnp.integer) else -np.inf, dtype)

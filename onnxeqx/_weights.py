@@ -129,7 +129,7 @@ def labels(groups: Mapping[str, str | Sequence[str]], default: str) -> Callable[
     return label
 
 
-def bind(skeleton: Tree, weights: Mapping[str, np.ndarray], source: str) -> Tree:
+def bind(skeleton: Tree, weights: Mapping[str, np.ndarray], source: str, *, adopt_dtypes: bool = False) -> Tree:
     """A model with its leaves filled by key path.
 
     **Arguments:**
@@ -137,6 +137,8 @@ def bind(skeleton: Tree, weights: Mapping[str, np.ndarray], source: str) -> Tree
     - `skeleton`: the model, its leaves arrays or `jax.ShapeDtypeStruct`s.
     - `weights`: arrays by key path.
     - `source`: where they come from, for the message.
+    - `adopt_dtypes`: floating-point leaves take the dtype of the weights. A layer's default dtype depends on
+      `jax_enable_x64`; that of a file does not.
 
     **Raises:** `WeightsError` listing all missing, unexpected and mismatched key paths.
     """
@@ -151,7 +153,7 @@ def bind(skeleton: Tree, weights: Mapping[str, np.ndarray], source: str) -> Tree
             problems.append(
                 f"shape of {path}: {_shape_text(array.shape)} in {source}, {_shape_text(leaf.shape)} in the model"
             )
-        elif canonical_dtype(array.dtype) != wanted:
+        elif canonical_dtype(array.dtype) != wanted and not (adopt_dtypes and _both_floating(array.dtype, leaf)):
             problems.append(f"dtype of {path}: {array.dtype} in {source}, {wanted} in the model")
     if problems:
         raise WeightsError(
@@ -169,6 +171,10 @@ def bind(skeleton: Tree, weights: Mapping[str, np.ndarray], source: str) -> Tree
         return jnp.asarray(array)
 
     return jtu.tree_map_with_path(fill, skeleton, is_leaf=_is_leaf)
+
+
+def _both_floating(dtype: np.dtype, leaf: Any) -> bool:
+    return not isinstance(leaf, Buffer) and jnp.issubdtype(dtype, jnp.floating) and jnp.issubdtype(leaf.dtype, jnp.floating)
 
 
 def _shape_text(shape: Sequence[int]) -> str:

@@ -20,7 +20,7 @@ MAX_TAPS = 128  # beyond, programs grow too large
 
 def fits(weight: Shape, window: Window) -> bool:
     """Whether each channel is a group of its own, with a kernel of moderate size."""
-    return window.groups > 1 and weight[1] == 1 and math.prod(weight[2:]) <= MAX_TAPS
+    return window.groups > 1 and weight[1] == 1 and len(weight) > 2 and math.prod(weight[2:]) <= MAX_TAPS
 
 
 def part(first: Array, second: Array, *, part: str, window: Window, shape: Shape) -> Array:

@@ -344,9 +344,6 @@ class FunctionPrinter:
             return ast.Attribute(
                 call_of(dotted("jnp.finfo"), self._dtype()), "max" if number > 0 else "min", ast.Load()
             )
-        return self._literal(number)
-
-    def _literal(self, number: Any) -> ast.expr:
         return literal(number)
 
     def _host_operand(self, item: Call, position: int, value: Value) -> ast.expr:
@@ -360,7 +357,7 @@ class FunctionPrinter:
                 or (value.array.ndim == 0 and value.array.dtype not in (np.int64, np.bool_))
             ):
                 return self._array(value.array)
-            return self._literal(plain_numbers(value.array))
+            return literal(plain_numbers(value.array))
         expression = self._value(value)
         if value.kind is Kind.HOST:
             return expression
@@ -391,11 +388,11 @@ class FunctionPrinter:
         holders = [other for other, text in self.names.items() if text == self.names[value]]
         return holders[-1] is value
 
-    def _array(self, array: np.ndarray) -> ast.expr:
-        numbers = self._literal(plain_numbers(array))
+    def _array(self, array: np.ndarray, floating: str = "jnp.array") -> ast.expr:
+        numbers = literal(plain_numbers(array))
         if is_floating(array.dtype):
             kind = self._dtype() if array.dtype == self.main_dtype else dtype_of(array.dtype)
-            return call_of(dotted("jnp.array"), numbers, kind)
+            return call_of(dotted(floating), numbers, kind)
         if array.dtype in (np.int64, np.bool_):
             return call_of(
                 dotted("np.array"), numbers, **({} if array.size else {"dtype": dotted(f"np.{array.dtype.name}")})
@@ -409,8 +406,8 @@ class FunctionPrinter:
                 return self._dtype()
             return dtype_of(known)
         if isinstance(value, np.ndarray):
-            return self._array(value)
-        return self._literal(value)
+            return self._array(value, "np.array")
+        return literal(value)
 
     def _outputs(self) -> ast.expr:
         expressions = []

@@ -70,7 +70,7 @@ def train(
         float | None,
         typer.Option(
             help="Peak learning rate of AdamW; it falls to zero along a cosine.",
-            show_default="0.001",
+            show_default="0.0005",
             rich_help_panel=_SCHEDULE,
         ),
     ] = None,

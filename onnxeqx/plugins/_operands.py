@@ -97,6 +97,6 @@ def dtype_of(*values: Any) -> np.dtype | None:
 
 def aligned(a: Any, b: Any, *, axis: int | None, broadcast: int) -> Any:
     """`b` as operators before opset 7 broadcast it: its axes meet those of `a` from `axis` on, by default the last ones."""
-    if not broadcast or axis is None:
+    if not broadcast or axis is None or np.ndim(b) == 0:
         return b
     return b.reshape(*b.shape, *(1,) * (a.ndim - axis % a.ndim - b.ndim))

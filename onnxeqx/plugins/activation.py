@@ -7,26 +7,28 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._registry import op
+from ..runtime import array_namespace
 from ._operands import aligned
+from .elementwise import max_
 from .hookspecs import hookimpl
 
 
-@op("Relu", since=6, prints="jax.nn.relu")
+@op("Relu", since=6, on_host=True, prints="jax.nn.relu")
 def relu(x):
     """`max(x, 0)`. Any shape, number dtype -> the same.
 
     https://onnx.ai/onnx/operators/onnx__Relu.html
     """
-    return jax.nn.relu(x)
+    return max_(x, 0) if array_namespace(x) is np else jax.nn.relu(x)
 
 
-@op("Relu", since=1, until=5)
+@op("Relu", since=1, until=5, on_host=True)
 def relu_1(x, *, consumed_inputs=None):
     """`max(x, 0)`. Any shape, float -> the same.
 
     https://onnx.ai/onnx/operators/onnx__Relu.html
     """
-    return jax.nn.relu(x)
+    return relu(x)
 
 
 @op("LeakyRelu", since=6)
@@ -62,7 +64,7 @@ def p_relu_1(x, slope, *, consumed_inputs=None):
 
     https://onnx.ai/onnx/operators/onnx__PRelu.html
     """
-    return p_relu(x, aligned(x, slope, axis=1, broadcast=int(slope.ndim == 1 and slope.size > 1)))
+    return p_relu(x, aligned(x, slope, axis=1, broadcast=int(np.ndim(slope) == 1 and np.size(slope) > 1)))
 
 
 @op("Elu", since=6)
@@ -218,9 +220,8 @@ def shrink(x, *, bias=0.0, lambd=0.5):
 
     https://onnx.ai/onnx/operators/onnx__Shrink.html
     """
-    dtype = x.dtype
-    shifted = jnp.where(x < -lambd, x + bias, jnp.where(x > lambd, x - bias, 0))
-    return shifted.astype(dtype)
+    wide = x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.integer) else x
+    return jnp.where(wide < -lambd, wide + bias, jnp.where(wide > lambd, wide - bias, 0)).astype(x.dtype)
 
 
 @op("Softmax", since=13)
@@ -292,13 +293,22 @@ def dropout(data, ratio=None, training_mode=None, *, seed=None, n_outputs=1):
     return data if n_outputs == 1 else (data, jnp.ones(data.shape, bool))
 
 
-@op("Dropout", since=7, until=11, passes_through=True)
-def dropout_7(data, *, ratio=0.5, n_outputs=1):
+@op("Dropout", since=10, until=11, passes_through=True)
+def dropout_10(data, *, ratio=0.5, n_outputs=1):
     """The input, unchanged, and a mask of ones. Float.
 
     https://onnx.ai/onnx/operators/onnx__Dropout.html
     """
     return dropout(data, n_outputs=n_outputs)
+
+
+@op("Dropout", since=7, until=9, passes_through=True)
+def dropout_7(data, *, ratio=0.5, n_outputs=1):
+    """The input, unchanged, and a mask of ones in its dtype. Float.
+
+    https://onnx.ai/onnx/operators/onnx__Dropout.html
+    """
+    return data if n_outputs == 1 else (data, jnp.ones_like(data))
 
 
 @op("Dropout", since=1, until=6, passes_through=True)
@@ -307,7 +317,7 @@ def dropout_1(data, *, ratio=0.5, is_test=0, consumed_inputs=None, n_outputs=1):
 
     https://onnx.ai/onnx/operators/onnx__Dropout.html
     """
-    return data if n_outputs == 1 else (data, jnp.ones(data.shape, np.dtype(data.dtype)))
+    return dropout_7(data, n_outputs=n_outputs)
 
 
 @hookimpl

@@ -13,6 +13,9 @@ from ..runtime import array_namespace, canonical_dtype
 from .hookspecs import hookimpl
 
 
+_NARROW_INTEGERS = ("int4", "uint4", "int2", "uint2")
+
+
 @op("Cast", since=6, on_host=True, converts=True, dtypes=("to",))
 def cast(x, *, to, saturate=1, round_mode="up"):
     """`x` in another dtype: `to` is an ONNX integer or a dtype. Any shape. Floats become integers towards zero.
@@ -24,8 +27,10 @@ def cast(x, *, to, saturate=1, round_mode="up"):
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(to)) if isinstance(to, int) else np.dtype(to)
     if getattr(x, "dtype", None) == np.object_:
         return _cast_symbols(x, dtype)
-    if saturate and _is_narrow_float(dtype):
+    if saturate and "float8" in dtype.name and "e8m0" not in dtype.name:
         x = _saturated(x, dtype)
+    if dtype.name in _NARROW_INTEGERS:
+        x = cast(x, to=np.int32)  # whose upper bits are then cut off
     if array_namespace(x) is np:
         return np.asarray(x).astype(dtype)
     return x.astype(canonical_dtype(dtype))
@@ -57,6 +62,8 @@ def bit_cast(x, *, to):
     https://onnx.ai/onnx/operators/onnx__BitCast.html
     """
     dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(to)) if isinstance(to, int) else np.dtype(to)
+    if np.bool_ in (dtype, x.dtype):
+        return x.astype(dtype)  # JAX holds a bool as a byte that is 0 or 1, and converts rather than reinterprets it
     return jax.lax.bitcast_convert_type(x, canonical_dtype(dtype))
 
 
@@ -65,10 +72,6 @@ def _cast_symbols(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
     if dtype.kind not in "iu":
         raise TypeError(f"symbolic dimensions cannot be {dtype}")
     return x
-
-
-def _is_narrow_float(dtype: np.dtype) -> bool:
-    return dtype.kind == "V" and dtype.itemsize == 1 and "float8" in dtype.name
 
 
 def _saturated(x: Any, dtype: np.dtype) -> Any:

@@ -8,7 +8,7 @@ import numpy as np
 
 from .._registry import op
 from ..runtime import array_namespace
-from ._operands import aligned, dtype_of
+from ._operands import aligned, as_arrays, dtype_of
 from .hookspecs import hookimpl
 
 
@@ -77,14 +77,24 @@ def div(a, b):
     https://onnx.ai/onnx/operators/onnx__Div.html
     """
     dtype = dtype_of(a, b)
-    if dtype == np.object_:
-        return a // b  # symbols refuse a division whose sign is unknown
-    if dtype is None or not jnp.issubdtype(dtype, jnp.integer):
+    if isinstance(a, float) or isinstance(b, float) or (dtype is not None and jnp.issubdtype(dtype, jnp.inexact)):
         return a / b
     if array_namespace(a, b) is jnp:
         return jax.lax.div(*jnp.broadcast_arrays(jnp.asarray(a, dtype), jnp.asarray(b, dtype)))
-    quotient = np.abs(a) // np.abs(b)
-    return (quotient * (np.sign(a) * np.sign(b))).astype(dtype)
+    a, b = np.asarray(a), np.asarray(b)
+    if np.object_ in (a.dtype, b.dtype):
+        return _divided_symbols(a, b)
+    quotient = a // b
+    return quotient + ((quotient < 0) & (quotient * b != a)).astype(quotient.dtype)
+
+
+def _divided(a, b):
+    if isinstance(a, int) and isinstance(b, int):
+        return -(-a // b) if (a < 0) != (b < 0) else a // b
+    return a // b  # symbols refuse a division whose sign is unknown
+
+
+_divided_symbols = np.frompyfunc(_divided, 2, 1)
 
 
 @op("Div", since=1, until=6, on_host=True)
@@ -102,8 +112,6 @@ def mod(a, b, *, fmod=0):
 
     https://onnx.ai/onnx/operators/onnx__Mod.html
     """
-    if dtype_of(a, b) == np.object_:
-        return a % b
     xp = array_namespace(a, b)
     return xp.fmod(a, b) if fmod else xp.mod(a, b)
 
@@ -116,12 +124,20 @@ def pow_(x, y):
     """
     if isinstance(y, float) and y.is_integer():
         y = int(y)  # an integer power has the right gradient at zero
-    if not hasattr(y, "dtype") or y.dtype == dtype_of(x):
+    if isinstance(y, int) and y >= 0:
         return x**y
-    xp, dtype = array_namespace(x, y), dtype_of(x)
-    if jnp.issubdtype(dtype, jnp.integer) and jnp.issubdtype(y.dtype, jnp.floating):
-        return xp.asarray(xp.power(x.astype(y.dtype), y)).astype(dtype)
-    return xp.power(x, xp.asarray(y).astype(dtype))
+    if (isinstance(x, float) and _is_floating(y)) or (_is_floating(x) and not hasattr(y, "dtype")):
+        return x**y  # a Python number stands for a constant of the dtype it meets
+    xp, x, y = as_arrays(x, y)
+    if xp is np and x.dtype.kind == y.dtype.kind == "i" and (y < 0).any():
+        y = y.astype(np.float64)  # NumPy has no negative powers of integers
+    if jnp.issubdtype(x.dtype, jnp.integer) and jnp.issubdtype(y.dtype, jnp.floating):
+        return xp.power(x.astype(y.dtype), y).astype(x.dtype)
+    return xp.power(x, y.astype(x.dtype))
+
+
+def _is_floating(x):
+    return hasattr(x, "dtype") and jnp.issubdtype(x.dtype, jnp.floating)
 
 
 @op("Pow", since=1, until=6, on_host=True)
@@ -329,7 +345,7 @@ def min_(*xs):
 
     https://onnx.ai/onnx/operators/onnx__Min.html
     """
-    return functools.reduce(array_namespace(*xs).minimum, xs)
+    return functools.reduce(_least_symbols if _are_symbols(xs) else array_namespace(*xs).minimum, xs)
 
 
 @op("Min", since=1, until=7, on_host=True)
@@ -347,7 +363,7 @@ def max_(*xs):
 
     https://onnx.ai/onnx/operators/onnx__Max.html
     """
-    return functools.reduce(array_namespace(*xs).maximum, xs)
+    return functools.reduce(_greatest_symbols if _are_symbols(xs) else array_namespace(*xs).maximum, xs)
 
 
 @op("Max", since=1, until=7, on_host=True)
@@ -357,6 +373,22 @@ def max_1(*xs, consumed_inputs=None):
     https://onnx.ai/onnx/operators/onnx__Max.html
     """
     return max_(*xs)
+
+
+def _are_symbols(xs):
+    """Whether symbolic dimensions are among the operands, so that NumPy's own minimum and maximum cannot tell."""
+    return array_namespace(*xs) is np and any(np.asarray(x).dtype == np.object_ for x in xs)
+
+
+def _least(a, b):
+    return jax.core.min_dim(a, b) if jax.export.is_symbolic_dim(a) or jax.export.is_symbolic_dim(b) else min(a, b)
+
+
+def _greatest(a, b):
+    return jax.core.max_dim(a, b) if jax.export.is_symbolic_dim(a) or jax.export.is_symbolic_dim(b) else max(a, b)
+
+
+_least_symbols, _greatest_symbols = np.frompyfunc(_least, 2, 1), np.frompyfunc(_greatest, 2, 1)
 
 
 @op("Sum", since=8, on_host=True)
@@ -401,10 +433,9 @@ def clip(x, min=None, max=None):
 
     https://onnx.ai/onnx/operators/onnx__Clip.html
     """
-    xp = array_namespace(x, min, max)
     if min is not None:
-        x = xp.maximum(x, min)
-    return x if max is None else xp.minimum(x, max)
+        x = max_(x, min)
+    return x if max is None else min_(x, max)
 
 
 @op("Clip", since=6, until=10)

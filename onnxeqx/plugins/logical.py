@@ -1,6 +1,7 @@
 """Comparisons and Boolean logic, element by element, with NumPy's broadcasting; also on the host."""
 
 from .._registry import op
+from ..runtime import array_namespace
 from ._operands import aligned
 from .hookspecs import hookimpl
 
@@ -59,13 +60,13 @@ def xor_1(a, b, *, axis=None, broadcast=0):
     return xor(a, aligned(a, b, axis=axis, broadcast=broadcast))
 
 
-@op("Not", since=1, on_host=True, prints="~")
+@op("Not", since=1, on_host=True)
 def not_(x):
     """Logical not. Any shape, bool -> bool.
 
     https://onnx.ai/onnx/operators/onnx__Not.html
     """
-    return ~x
+    return array_namespace(x).logical_not(x)  # `~` of a Python bool, such as `x.shape[0] == 1`, is an integer
 
 
 @op("Equal", since=7, on_host=True, prints="==")

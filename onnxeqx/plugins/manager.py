@@ -135,7 +135,7 @@ class PluginHost:
         """Takes back the hooks, operators and rules of a plugin that fails while it registers."""
         registry = self.registry
         ops = {key: list(entries) for key, entries in registry._ops.items()}
-        rules = [(present, list(present)) for present in (registry._lifts, registry._rewrites)]
+        lifts, rewrites = list(registry._lifts), list(registry._rewrites)
         try:
             yield
         except BaseException:
@@ -143,8 +143,7 @@ class PluginHost:
             # In place: a registry bound to a plugin shares these containers.
             registry._ops.clear()
             registry._ops.update(ops)
-            for present, before in rules:
-                present[:] = before
+            registry._lifts[:], registry._rewrites[:] = lifts, rewrites
             raise
 
     def _load_entry_points(self) -> None:

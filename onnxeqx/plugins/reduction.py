@@ -1,5 +1,6 @@
 """Reductions and running sums along axes."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,8 @@ import numpy as np
 
 from .._registry import op
 from ..runtime import array_namespace, canonical_dtype, host_ints
+from ._operands import as_arrays
+from .elementwise import div
 from .hookspecs import hookimpl
 
 
@@ -53,7 +56,10 @@ def reduce_mean_1(data, *, axes=None, keepdims=1):
 
 
 def _reduce_mean(xp: Any, x: Any, axes: tuple[int, ...] | None, keepdims: bool) -> Any:
-    return _mean(xp, x, axes, keepdims)
+    if jnp.issubdtype(x.dtype, jnp.floating):
+        return xp.mean(x, axis=axes, keepdims=keepdims, dtype=x.dtype)
+    count = math.prod(x.shape if axes is None else (x.shape[axis] for axis in axes))
+    return div(_reduce_sum(xp, x, axes, keepdims), count)
 
 
 @op("ReduceMax", since=18, host=("axes",), on_host=True)
@@ -237,20 +243,14 @@ def _reduced(function: Callable[..., Any], x: Any, axes: Any, keepdims: int, noo
     axes = None if axes is None else host_ints(axes)
     if not axes:
         axes = () if noop_with_empty_axes else None
-    return function(array_namespace(x), x, axes, bool(keepdims))
-
-
-def _mean(xp: Any, x: Any, axes: tuple[int, ...] | None, keepdims: bool) -> Any:
-    if jnp.issubdtype(x.dtype, jnp.integer):
-        count = x.size // max(1, xp.sum(x, axis=axes).size)
-        return xp.sum(x, axis=axes, keepdims=keepdims, dtype=x.dtype) // count
-    return xp.mean(x, axis=axes, keepdims=keepdims, dtype=x.dtype)
+    xp, x = as_arrays(x)
+    return function(xp, x, axes, bool(keepdims))
 
 
 def _extreme(function: Callable[..., Any], x: Any, axes: tuple[int, ...] | None, keepdims: bool, initial: Any) -> Any:
     # An empty set has the neutral element as its maximum or minimum.
     if 0 in x.shape:
-        return function(x, axis=axes, keepdims=keepdims, initial=initial(x.dtype))
+        return function(x, axis=axes, keepdims=keepdims, initial=np.asarray(initial(x.dtype), x.dtype))
     return function(x, axis=axes, keepdims=keepdims)
 
 
@@ -328,13 +328,7 @@ def cum_sum(x, axis, *, exclusive=0, reverse=0):
 
     https://onnx.ai/onnx/operators/onnx__CumSum.html
     """
-    xp, (axis,) = array_namespace(x), host_ints(axis)
-    x = xp.flip(x, axis) if reverse else x
-    if exclusive:
-        first = xp.full_like(xp.take(x, np.array([0]), axis=axis), 0)
-        x = xp.concatenate([first, x[(slice(None),) * (axis % x.ndim) + (slice(None, -1),)]], axis=axis)
-    y = xp.cumsum(x, axis=axis, dtype=x.dtype)
-    return xp.flip(y, axis) if reverse else y
+    return _running(array_namespace(x).cumsum, x, axis, exclusive, reverse, neutral=0)
 
 
 @op("CumProd", since=26, host=("axis",), on_host=True)
@@ -345,12 +339,16 @@ def cum_prod(x, axis, *, exclusive=0, reverse=0):
 
     https://onnx.ai/onnx/operators/onnx__CumProd.html
     """
+    return _running(array_namespace(x).cumprod, x, axis, exclusive, reverse, neutral=1)
+
+
+def _running(function: Callable[..., Any], x: Any, axis: Any, exclusive: int, reverse: int, neutral: int) -> Any:
     xp, (axis,) = array_namespace(x), host_ints(axis)
     x = xp.flip(x, axis) if reverse else x
     if exclusive:
-        first = xp.full_like(xp.take(x, np.array([0]), axis=axis), 1)
-        x = xp.concatenate([first, x[(slice(None),) * (axis % x.ndim) + (slice(None, -1),)]], axis=axis)
-    y = xp.cumprod(x, axis=axis, dtype=x.dtype)
+        front = (slice(None),) * (axis % x.ndim)
+        x = xp.concatenate([xp.full_like(x[(*front, slice(1))], neutral), x[(*front, slice(-1))]], axis=axis)
+    y = function(x, axis=axis, dtype=x.dtype)
     return xp.flip(y, axis) if reverse else y
 
 

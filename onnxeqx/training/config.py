@@ -48,7 +48,7 @@ class TrainConfig:
     freeze: tuple[str, ...] = ()
     epochs: int = 5
     batch_size: int = 32
-    lr: float = 1e-3
+    lr: float = 5e-4
     weight_decay: float = 0.05
     warmup_epochs: float = 0.5
     image_size: int | None = None
