@@ -113,8 +113,9 @@ def _write_folder(folder: pathlib.Path, model: Any, origin: Origin) -> None:
     folder.mkdir()
     (folder / SOURCE).write_text(origin.source)
     (folder / GRAPH).write_bytes(origin.graph)
+    # One entry: safetensors writes several in random order, and equal files must be equal bytes.
     provenance = {path: dataclasses.asdict(entry) for path, entry in origin.provenance.items()}
-    save_weights(model, folder / WEIGHTS, metadata={"format": "onnxeqx", "provenance": dump_json(provenance)})
+    save_weights(model, folder / WEIGHTS, metadata={"onnxeqx": dump_json({"provenance": provenance})})
 
 
 def _load_folder(folder: pathlib.Path) -> Any:
@@ -126,7 +127,7 @@ def _load_folder(folder: pathlib.Path) -> Any:
     weights, metadata = read_weights(folder / WEIGHTS)
     module = import_source((folder / SOURCE).read_text(), str(folder / SOURCE))
     if (folder / GRAPH).is_file():
-        entries = json.loads(metadata.get("provenance", "{}"))
+        entries = json.loads(metadata.get("onnxeqx", "{}")).get("provenance", {})
         provenance = {path: Provenance.from_json(entry) for path, entry in entries.items()}
         set_origin(module, Origin((folder / GRAPH).read_bytes(), provenance, (folder / SOURCE).read_text()))
     return bind(eqx.filter_eval_shape(module.Model), weights, f"{str(folder / WEIGHTS)!r}", adopt_dtypes=True)

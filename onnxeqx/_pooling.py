@@ -104,9 +104,11 @@ def window_sums(x: Array, windows: Windows) -> Array:
 
 def window_maxima(x: Array, windows: Windows) -> Array:
     """The maximum of each window; its gradient goes to the first. x: (batch, channels, *spatial) -> (..., *counts)."""
-    if set(windows.dilations) != {1}:  # JAX cannot differentiate a dilated reduce_window
+    if not windows.are_known:
+        return _reduced_maxima(x, windows)
+    if set(windows.dilations) != {1}:  # JAX cannot differentiate the maximum over dilated windows
         return _shifted_maxima(x, windows)
-    return _maxima(x, windows) if windows.are_known else _reduced_maxima(x, windows)
+    return _maxima(x, windows)
 
 
 # Compiled, so that calls outside of `jit` find what earlier ones have traced.

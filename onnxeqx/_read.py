@@ -194,7 +194,17 @@ def _override_shapes(model: ir.Model, input_shapes: InputShapes, name: str) -> N
         declared = inputs[key].shape
         if declared is not None and len(declared) != len(dims):
             raise ReadError(f"Input {key!r} of {name!r} has {len(declared)} dimensions, not {len(dims)}: {declared}.")
+        # Shapes that the file states for other values were computed from the declared ones.
+        for node in model.graph:
+            for output in node.outputs:
+                output.shape = None
         inputs[key].shape = ir.Shape([dim if isinstance(dim, int) else ir.SymbolicDim(dim) for dim in dims])
+
+    if input_shapes:
+        inferred = infer_types(model)
+        for output in model.graph.outputs:
+            found = inferred.get(output.name)
+            output.shape = ir.Shape(found.shape) if found is not None and found.shape is not None else None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -62,7 +62,11 @@ def to_onnx(model: Any, origin: Origin, *, metadata: Mapping[str, str] | None = 
         writer.add_bias(origin.provenance[f"{path.rpartition('.')[0]}.weight"], array)
     writer.drop_unread()
     if heads:
-        writer.widen([origin.provenance[f"{layer}.weight"] for layer in heads])
+        entries = {layer: origin.provenance[f"{layer}.weight"] for layer in heads}
+        writer.widen(
+            {entry.shape[0]: heads[layer] for layer, entry in entries.items()},
+            {entry.initializer for entry in entries.values()},
+        )
     helper.set_model_props(proto, {entry.key: entry.value for entry in proto.metadata_props} | dict(metadata or {}))
     return proto
 
@@ -161,15 +165,16 @@ class _Writer:
             graphs += [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
         return False
 
-    def widen(self, weights: list[Provenance]) -> None:
-        """After heads of another width: reshapes to the old width downstream, and declared shapes, follow."""
-        widths = {entry.shape[0] for entry in weights}
-        changed = {entry.initializer for entry in weights}
+    def widen(self, widths: Mapping[int, int], changed: set[str]) -> None:
+        """After heads of another width: reshapes to the old width downstream, and declared shapes, follow.
+
+        `widths` maps old to new ones, `changed` are the tensors of the heads.
+        """
         for node in self.graph.node:
             if any(name in changed for name in node.input):
                 changed |= set(node.output)
                 if node.op_type == "Reshape":
-                    self._free_last_axis(node, widths)
+                    self._reshape_to(node, widths)
         del self.graph.value_info[:]
         for output in self.graph.output:
             for dim in output.type.tensor_type.shape.dim:
@@ -181,13 +186,15 @@ class _Writer:
         for output, found in zip(self.graph.output, inferred.graph.output, strict=True):
             output.CopyFrom(found)
 
-    def _free_last_axis(self, node: onnx.NodeProto, widths: set[int]) -> None:
+    def _reshape_to(self, node: onnx.NodeProto, widths: Mapping[int, int]) -> None:
         shape = self.initializers.get(node.input[1])
         target = numpy_helper.to_array(shape) if shape is not None else self._constant(node.input[1])
         if target is None or target.ndim != 1 or len(target) != 2 or int(target[1]) not in widths:
             return
-        name = self._fresh(f"{node.input[1]}_free")
-        self.graph.initializer.append(numpy_helper.from_array(np.array([0, -1], np.int64), name))
+        name = self._fresh(f"{node.input[1]}_widened")
+        self.graph.initializer.append(
+            numpy_helper.from_array(np.array([target[0], widths[int(target[1])]], np.int64), name)
+        )
         node.input[1] = name
 
     def _constant(self, name: str) -> np.ndarray | None:

@@ -133,7 +133,7 @@ def model_call(declared: dict[str, str], dtype: str = "float32") -> Callable[[Ca
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(function)
-        def checked(self: Any, *args: Any, **kwargs: Any) -> Any:
+        def checked(self: Any, /, *args: Any, **kwargs: Any) -> Any:
             given = _bind_inputs(specs, args, kwargs)
             sizes: dict[str, tuple[Any, str]] = {}
             arrays = []

@@ -30,6 +30,12 @@ def with_weights(text: str, **shapes: tuple[int, ...]) -> onnx.ModelProto:
     return model
 
 
+def name_nodes(model: onnx.ModelProto, names: list[str]) -> None:
+    """Gives the nodes the names by which an exporter places them."""
+    for node, name in zip(model.graph.node, names, strict=True):
+        node.name = name
+
+
 HEADER = '<ir_version: 8, opset_import: ["" : 17]>'
 
 
@@ -42,6 +48,7 @@ def test_equal_consecutive_blocks_are_a_loop():
         value = f"x{i}"
     lines[-1] = lines[-1].replace("x3 =", "y =")
     model = with_weights(f"{HEADER} g (float[n, 4] x) => (float[n, 4] y) {{ {' '.join(lines)} }}", **shapes)
+    name_nodes(model, [f"/layer.{i // 2}/{i}" for i in range(8)])
     source = printed(model).source
     assert "for layer in self.layer:" in source
     assert "tuple((Layer() for _ in range(4)))" in source
@@ -53,7 +60,9 @@ def test_equal_consecutive_blocks_are_a_loop():
 def test_what_differs_between_equal_blocks_is_an_argument():
     text = f"""{HEADER} g (float[n, 4] x) => (float[n, 6] y) {{
         a = MatMul(x, block__0__fc__weight) b = Relu(a) c = MatMul(b, block__1__fc__weight) y = Relu(c) }}"""
-    source = printed(with_weights(text, block__0__fc__weight=(4, 5), block__1__fc__weight=(5, 6))).source
+    model = with_weights(text, block__0__fc__weight=(4, 5), block__1__fc__weight=(5, 6))
+    name_nodes(model, ["/block.0/a", "/block.0/b", "/block.1/c", "/block.1/y"])
+    source = printed(model).source
     assert "def __init__(self, in_features, out_features):" in source
     assert "for in_features, out_features in ((4, 5), (5, 6))" in source
 
@@ -103,7 +112,17 @@ def test_the_same_layer_called_twice_is_one_layer():
 
 @pytest.mark.parametrize(
     "name",
-    ['"""; import os; os.system("touch PWNED"); """', "class", "__init__", "../../etc/passwd", "a\nb", "self", "é" * 5, "x" * 10_000, "0"],
+    [
+        '"""; import os; os.system("touch PWNED"); """',
+        "class",
+        "__init__",
+        "../../etc/passwd",
+        "a\nb",
+        "self",
+        "é" * 5,
+        "x" * 10_000,
+        "0",
+    ],
 )
 def test_names_of_a_model_never_become_code(name, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -117,7 +136,8 @@ def test_names_of_a_model_never_become_code(name, tmp_path, monkeypatch):
     result = printed(model, name)
     tree = ast.parse(result.source)
     called = {node.func.id for node in ast.walk(tree) if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)}
-    assert called <= {"over_batch", "model_call", "compute_dtype", "tuple", "range"}
+    defined = {node.name for node in ast.walk(tree) if isinstance(node, ast.ClassDef)}
+    assert called <= {"over_batch", "model_call", "compute_dtype", "tuple", "range"} | defined
     assert printed(model, name).source == result.source
     live = onnxeqx.load_model(model)
     assert live(**{name: np.ones((2, 4), np.float32)}).shape == (2, 4)

@@ -3,6 +3,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.export
 import jax.numpy as jnp
 
 Shape = tuple[int, ...]

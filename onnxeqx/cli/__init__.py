@@ -1,6 +1,10 @@
 """The command line. Exit codes: 0 good, 1 the check failed, 2 bad usage or bad input."""
 
+import sys
+
 import typer
+
+from .._errors import PluginError
 
 from . import commands
 from .train import train
@@ -19,7 +23,11 @@ for command in (commands.inspect, train, commands.convert, commands.verify, comm
 
 def main() -> None:
     """Runs the command line, with the commands that plugins add."""
-    from ..plugins.manager import host
+    try:
+        from ..plugins.manager import host
 
-    host().pluggy.hook.onnxeqx_register_commands(cli=app)
+        host().pluggy.hook.onnxeqx_register_commands(cli=app)
+    except PluginError as error:
+        print(f"Error: {error}", file=sys.stderr)  # noqa: T201  before there is a console
+        sys.exit(2)
     app()

@@ -10,8 +10,8 @@ import onnx
 
 from .._registry import op
 from ..runtime import array_namespace, canonical_dtype
+from ._operands import as_array, as_arrays
 from .hookspecs import hookimpl
-
 
 _NARROW_INTEGERS = ("int4", "uint4", "int2", "uint2")
 
@@ -20,29 +20,32 @@ _NARROW_INTEGERS = ("int4", "uint4", "int2", "uint2")
 def cast(x, *, to, saturate=1, round_mode="up"):
     """`x` in another dtype: `to` is an ONNX integer or a dtype. Any shape. Floats become integers towards zero.
 
-    With `saturate`, values beyond the range of an 8-bit float become its largest; else infinity or NaN.
+    With `saturate`, values beyond the range of an 8-bit float become its largest; else infinity or NaN. `round_mode`
+    ("up", "down", "nearest") is for powers of two only (float8_e8m0fnu). Strings are numbers in text, on the host.
 
     https://onnx.ai/onnx/operators/onnx__Cast.html
     """
-    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(to)) if isinstance(to, int) else np.dtype(to)
-    if getattr(x, "dtype", None) == np.object_:
-        return _cast_symbols(x, dtype)
-    if saturate and "float8" in dtype.name and "e8m0" not in dtype.name:
+    xp, x = as_arrays(x)
+    dtype = _dtype(to)
+    if x.dtype == np.object_:
+        return _cast_objects(x, dtype)
+    if dtype.name == "float8_e8m0fnu":
+        return _powers_of_two(x, saturate, round_mode)
+    if saturate and dtype.name.startswith("float8"):
         x = _saturated(x, dtype)
     if dtype.name in _NARROW_INTEGERS:
         x = cast(x, to=np.int32)  # whose upper bits are then cut off
-    if array_namespace(x) is np:
-        return np.asarray(x).astype(dtype)
-    return x.astype(canonical_dtype(dtype))
+    with np.errstate(over="ignore", invalid="ignore"):
+        return x.astype(dtype if xp is np else canonical_dtype(dtype))
 
 
 @op("Cast", since=1, until=5, on_host=True, converts=True)
 def cast_1(x, *, to):
-    """`x` in the dtype of this name (`"FLOAT"`). Any shape.
+    """`x` in another dtype: `to` is ONNX's name of it (`"FLOAT"`) or a dtype. Any shape.
 
     https://onnx.ai/onnx/operators/onnx__Cast.html
     """
-    return cast(x, to=onnx.TensorProto.DataType.Value(to.upper()))
+    return cast(x, to=onnx.TensorProto.DataType.Value(to.upper()) if isinstance(to, str) else to)
 
 
 @op("CastLike", since=15, on_host=True)
@@ -51,33 +54,63 @@ def cast_like(x, target, *, saturate=1, round_mode="up"):
 
     https://onnx.ai/onnx/operators/onnx__CastLike.html
     """
-    dtype = target.dtype if hasattr(target, "dtype") else jnp.result_type(target)
+    dtype = as_array(target, np).dtype
+    dtype = np.int64 if dtype == np.object_ else dtype  # symbolic dimensions
     return cast(x, to=dtype, saturate=saturate, round_mode=round_mode)
 
 
-@op("BitCast", since=26, dtypes=("to",))
+@op("BitCast", since=26, on_host=True, dtypes=("to",))
 def bit_cast(x, *, to):
     """The same bits read as another dtype of equal width: `to` is an ONNX integer or a dtype. Any shape.
 
     https://onnx.ai/onnx/operators/onnx__BitCast.html
     """
-    dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(to)) if isinstance(to, int) else np.dtype(to)
+    dtype = _dtype(to)
+    xp, x = as_arrays(x)
     if np.bool_ in (dtype, x.dtype):
         return x.astype(dtype)  # JAX holds a bool as a byte that is 0 or 1, and converts rather than reinterprets it
-    return jax.lax.bitcast_convert_type(x, canonical_dtype(dtype))
+    return x.view(dtype) if xp is np else jax.lax.bitcast_convert_type(x, canonical_dtype(dtype))
 
 
-def _cast_symbols(x: np.ndarray, dtype: np.dtype) -> np.ndarray:
-    """Symbolic dimensions stay what they are as integers, and are no floats."""
-    if dtype.kind not in "iu":
-        raise TypeError(f"symbolic dimensions cannot be {dtype}")
-    return x
+def _dtype(to: Any) -> np.dtype:
+    if not isinstance(to, int):
+        return np.dtype(to)
+    return np.dtype(np.str_ if to == onnx.TensorProto.STRING else onnx.helper.tensor_dtype_to_np_dtype(to))
+
+
+def _cast_objects(x: np.ndarray, dtype: np.dtype) -> Any:
+    """Strings become numbers. Symbolic dimensions stay what they are as integers; as floats, only JAX has them."""
+    items = x.reshape(-1).tolist()
+    if any(isinstance(item, str | bytes) for item in items):
+        return x.astype(np.str_).astype(dtype)
+    if dtype.kind in "iu":
+        return x
+    if all(isinstance(item, int) for item in items):
+        return x.astype(np.int64).astype(dtype)
+    if any(jax.export.is_symbolic_dim(item) for item in items):
+        return as_array(x, jnp).astype(canonical_dtype(dtype))
+    raise TypeError(f"symbolic dimensions cannot be {dtype}")
 
 
 def _saturated(x: Any, dtype: np.dtype) -> Any:
+    """`x` within the range of `dtype`, in a dtype that holds this range."""
     largest = float(ml_dtypes.finfo(dtype).max)
-    xp = array_namespace(x)
-    return xp.clip(x, -largest, largest)
+    x = x if jnp.issubdtype(x.dtype, jnp.floating) and x.dtype.itemsize > 1 else x.astype(np.float32)
+    return array_namespace(x).clip(x, -largest, largest)
+
+
+def _powers_of_two(x: Any, saturate: int, round_mode: str) -> Any:
+    """The exponent of `x`, which is all that float8_e8m0fnu holds; its largest bit pattern is NaN."""
+    xp, x = array_namespace(x), x.astype(np.float32)
+    bits = x.view(np.uint32)
+    exponent, fraction = (bits >> 23) & 0xFF, bits & 0x7FFFFF
+    raised = {
+        "up": fraction > 0,
+        "down": xp.zeros_like(fraction, bool),
+        "nearest": (fraction > 0x400000) | ((fraction == 0x400000) & (exponent > 0)),
+    }[round_mode]
+    result = xp.minimum(exponent + raised.astype(np.uint32), 254 if saturate else 255)
+    return xp.where(xp.isnan(x), 255, result).astype(np.uint8).view(ml_dtypes.float8_e8m0fnu)
 
 
 @hookimpl

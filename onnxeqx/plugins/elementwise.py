@@ -8,7 +8,7 @@ import numpy as np
 
 from .._registry import op
 from ..runtime import array_namespace
-from ._operands import aligned, as_arrays, dtype_of
+from ._operands import aligned, as_array, as_arrays, dtype_of
 from .hookspecs import hookimpl
 
 
@@ -66,6 +66,18 @@ def mul_1(a, b, *, axis=None, broadcast=0, consumed_inputs=None):
     return mul(a, aligned(a, b, axis=axis, broadcast=broadcast))
 
 
+def _are_symbols(*xs):
+    """Whether the operands are on the host, with symbolic dimensions among them: elements that NumPy leaves to Python."""
+    return array_namespace(*xs) is np and any(np.asarray(x).dtype == np.object_ for x in xs)
+
+
+def _on_one_side(*xs):
+    """The operands as they are, but symbolic dimensions as device integers where they meet a JAX array."""
+    if array_namespace(*xs) is np:
+        return xs
+    return tuple(x if isinstance(x, jax.Array) or np.asarray(x).dtype != np.object_ else as_array(x, jnp) for x in xs)
+
+
 def _print_division(dtype: np.dtype) -> str | None:
     return "/" if jnp.issubdtype(dtype, jnp.floating) else None
 
@@ -76,22 +88,24 @@ def div(a, b):
 
     https://onnx.ai/onnx/operators/onnx__Div.html
     """
+    a, b = _on_one_side(a, b)
     dtype = dtype_of(a, b)
     if isinstance(a, float) or isinstance(b, float) or (dtype is not None and jnp.issubdtype(dtype, jnp.inexact)):
         return a / b
     if array_namespace(a, b) is jnp:
         return jax.lax.div(*jnp.broadcast_arrays(jnp.asarray(a, dtype), jnp.asarray(b, dtype)))
-    a, b = np.asarray(a), np.asarray(b)
-    if np.object_ in (a.dtype, b.dtype):
+    if _are_symbols(a, b):
         return _divided_symbols(a, b)
-    quotient = a // b
+    quotient = np.floor_divide(a, b)
     return quotient + ((quotient < 0) & (quotient * b != a)).astype(quotient.dtype)
 
 
 def _divided(a, b):
     if isinstance(a, int) and isinstance(b, int):
         return -(-a // b) if (a < 0) != (b < 0) else a // b
-    return a // b  # symbols refuse a division whose sign is unknown
+    if jax.export.is_symbolic_dim(a):
+        return jax.core.max_dim(a, 0) // b - jax.core.max_dim(-a, 0) // b
+    return a // b  # symbols at load refuse a division whose sign is unknown
 
 
 _divided_symbols = np.frompyfunc(_divided, 2, 1)
@@ -112,7 +126,9 @@ def mod(a, b, *, fmod=0):
 
     https://onnx.ai/onnx/operators/onnx__Mod.html
     """
-    xp = array_namespace(a, b)
+    if _are_symbols(a, b):
+        return a - div(a, b) * b if fmod else a % b
+    xp, (a, b) = array_namespace(a, b), _on_one_side(a, b)
     return xp.fmod(a, b) if fmod else xp.mod(a, b)
 
 
@@ -129,11 +145,13 @@ def pow_(x, y):
     if (isinstance(x, float) and _is_floating(y)) or (_is_floating(x) and not hasattr(y, "dtype")):
         return x**y  # a Python number stands for a constant of the dtype it meets
     xp, x, y = as_arrays(x, y)
-    if xp is np and x.dtype.kind == y.dtype.kind == "i" and (y < 0).any():
-        y = y.astype(np.float64)  # NumPy has no negative powers of integers
-    if jnp.issubdtype(x.dtype, jnp.integer) and jnp.issubdtype(y.dtype, jnp.floating):
+    if not jnp.issubdtype(x.dtype, jnp.integer):
+        return xp.power(x, y.astype(x.dtype))
+    if jnp.issubdtype(y.dtype, jnp.floating):
         return xp.power(x.astype(y.dtype), y).astype(x.dtype)
-    return xp.power(x, y.astype(x.dtype))
+    # Neither namespace has negative powers of integers: they are 1, -1 or between the two.
+    whole = xp.power(x, xp.maximum(y, 0).astype(x.dtype))
+    return xp.where((y < 0) & (x != 1), xp.where(x == -1, 1 - y % 2 * 2, 0).astype(x.dtype), whole)
 
 
 def _is_floating(x):
@@ -345,7 +363,7 @@ def min_(*xs):
 
     https://onnx.ai/onnx/operators/onnx__Min.html
     """
-    return functools.reduce(_least_symbols if _are_symbols(xs) else array_namespace(*xs).minimum, xs)
+    return functools.reduce(_least_symbols if _are_symbols(*xs) else array_namespace(*xs).minimum, _on_one_side(*xs))
 
 
 @op("Min", since=1, until=7, on_host=True)
@@ -363,7 +381,7 @@ def max_(*xs):
 
     https://onnx.ai/onnx/operators/onnx__Max.html
     """
-    return functools.reduce(_greatest_symbols if _are_symbols(xs) else array_namespace(*xs).maximum, xs)
+    return functools.reduce(_greatest_symbols if _are_symbols(*xs) else array_namespace(*xs).maximum, _on_one_side(*xs))
 
 
 @op("Max", since=1, until=7, on_host=True)
@@ -373,11 +391,6 @@ def max_1(*xs, consumed_inputs=None):
     https://onnx.ai/onnx/operators/onnx__Max.html
     """
     return max_(*xs)
-
-
-def _are_symbols(xs):
-    """Whether symbolic dimensions are among the operands, so that NumPy's own minimum and maximum cannot tell."""
-    return array_namespace(*xs) is np and any(np.asarray(x).dtype == np.object_ for x in xs)
 
 
 def _least(a, b):
@@ -444,8 +457,8 @@ def clip_6(x, *, min=-3.4028234663852886e38, max=3.4028234663852886e38):
 
     https://onnx.ai/onnx/operators/onnx__Clip.html
     """
-    largest = float(jnp.finfo(x.dtype).max)
-    return clip(x, np.maximum(min, -largest).item(), np.minimum(max, largest).item())
+    largest = float(jnp.finfo(x.dtype).max)  # the defaults are float32's, and no bounds for narrower floats
+    return clip(x, None if min < -largest else min, None if max > largest else max)
 
 
 @op("Clip", since=1, until=5)
@@ -464,51 +477,6 @@ def where(condition, x, y):
     https://onnx.ai/onnx/operators/onnx__Where.html
     """
     return array_namespace(condition, x, y).where(condition, x, y)
-
-
-@op("BitShift", since=11, on_host=True)
-def bit_shift(x, y, *, direction):
-    """`x` shifted by `y` bits to the LEFT or RIGHT. Any shapes, one unsigned dtype -> that dtype.
-
-    https://onnx.ai/onnx/operators/onnx__BitShift.html
-    """
-    return x << y if direction == "LEFT" else x >> y
-
-
-@op("BitwiseAnd", since=18, on_host=True, prints="&")
-def bitwise_and(a, b):
-    """`a & b`, bit by bit, broadcast. Any shapes, one integer dtype -> that dtype.
-
-    https://onnx.ai/onnx/operators/onnx__BitwiseAnd.html
-    """
-    return a & b
-
-
-@op("BitwiseOr", since=18, on_host=True, prints="|")
-def bitwise_or(a, b):
-    """`a | b`, bit by bit, broadcast. Any shapes, one integer dtype -> that dtype.
-
-    https://onnx.ai/onnx/operators/onnx__BitwiseOr.html
-    """
-    return a | b
-
-
-@op("BitwiseXor", since=18, on_host=True, prints="^")
-def bitwise_xor(a, b):
-    """`a ^ b`, bit by bit, broadcast. Any shapes, one integer dtype -> that dtype.
-
-    https://onnx.ai/onnx/operators/onnx__BitwiseXor.html
-    """
-    return a ^ b
-
-
-@op("BitwiseNot", since=18, on_host=True, prints="~")
-def bitwise_not(x):
-    """All bits flipped. Any shape, integer -> the same.
-
-    https://onnx.ai/onnx/operators/onnx__BitwiseNot.html
-    """
-    return ~x
 
 
 @hookimpl

@@ -1,4 +1,4 @@
-"""Comparisons and Boolean logic, element by element, with NumPy's broadcasting; also on the host."""
+"""Comparisons, Boolean and bitwise logic, element by element, with NumPy's broadcasting; also on the host."""
 
 from .._registry import op
 from ..runtime import array_namespace
@@ -139,6 +139,51 @@ def greater_or_equal(a, b):
     https://onnx.ai/onnx/operators/onnx__GreaterOrEqual.html
     """
     return a >= b
+
+
+@op("BitShift", since=11, on_host=True)
+def bit_shift(x, y, *, direction):
+    """`x` shifted by `y` bits to the LEFT or RIGHT. Any shapes, one unsigned dtype -> that dtype.
+
+    https://onnx.ai/onnx/operators/onnx__BitShift.html
+    """
+    return x << y if direction == "LEFT" else x >> y
+
+
+@op("BitwiseAnd", since=18, on_host=True, prints="&")
+def bitwise_and(a, b):
+    """`a & b`, bit by bit, broadcast. Any shapes, one integer dtype -> that dtype.
+
+    https://onnx.ai/onnx/operators/onnx__BitwiseAnd.html
+    """
+    return a & b
+
+
+@op("BitwiseOr", since=18, on_host=True, prints="|")
+def bitwise_or(a, b):
+    """`a | b`, bit by bit, broadcast. Any shapes, one integer dtype -> that dtype.
+
+    https://onnx.ai/onnx/operators/onnx__BitwiseOr.html
+    """
+    return a | b
+
+
+@op("BitwiseXor", since=18, on_host=True, prints="^")
+def bitwise_xor(a, b):
+    """`a ^ b`, bit by bit, broadcast. Any shapes, one integer dtype -> that dtype.
+
+    https://onnx.ai/onnx/operators/onnx__BitwiseXor.html
+    """
+    return a ^ b
+
+
+@op("BitwiseNot", since=18, on_host=True, prints="~")
+def bitwise_not(x):
+    """All bits flipped. Any shape, integer -> the same.
+
+    https://onnx.ai/onnx/operators/onnx__BitwiseNot.html
+    """
+    return ~x
 
 
 @hookimpl
