@@ -15,9 +15,10 @@ from ._graph import Call, Graph, Kind, Leaf, Role, Value
 from ._lower import is_floating, is_weight
 from ._shapes import infer_call
 from ._symbolic import Dim, Symbol, UndecidedError, dims
+from .runtime import host_limit
 
 # A file of a few bytes must not become a load-time bomb (ConstantOfShape, Expand, Tile, Range of 10^12 elements).
-_MAX_FOLDED_BYTES = 1 << 26
+_MAX_FOLDED = 1 << 24
 _MAX_SYMBOLS = 1024
 # Up to this many elements a constant stands in the source; larger ones are leaves.
 LITERAL_SIZE = 16
@@ -76,8 +77,7 @@ def _evaluate(call: Call) -> bool:
             call.outputs[0].kind = Kind.HOST
         return False
     try:
-        with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"):
-            _check_size(call, operands)
+        with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"), host_limit(_MAX_FOLDED):
             result = call.op.function(*operands, **call.attributes)
     except (UndecidedError, TypeError, NotImplementedError, MemoryError, OverflowError):
         for output in call.outputs:
@@ -85,7 +85,7 @@ def _evaluate(call: Call) -> bool:
         return False
     results = result if isinstance(result, tuple) else (result,)
     arrays = [_normalized(array, output.dtype) for array, output in zip(results, call.outputs, strict=False)]
-    if any(array is None for array in arrays):
+    if any(array is None or array.size > _MAX_FOLDED for array in arrays):
         return False
     for array, output in zip(arrays, call.outputs, strict=False):
         output.kind = Kind.HOST if array.dtype == object else Kind.CONST
@@ -114,18 +114,6 @@ def _operands(call: Call) -> list[Any] | None:
     if any(value is not None and value.array is None for value in call.inputs):
         return None
     return [None if value is None else value.array for value in call.inputs]
-
-
-def _check_size(call: Call, operands: list[Any]) -> None:
-    if not call.outputs or call.outputs[0].shape is None or call.outputs[0].dtype is None:
-        return
-    size = 1
-    for dim in call.outputs[0].shape:
-        if isinstance(dim, Symbol):
-            return
-        size *= dim
-    if size * call.outputs[0].dtype.itemsize > _MAX_FOLDED_BYTES:
-        raise MemoryError(f"{call.describe()} would fold into {size:,} elements")
 
 
 def _is_host(value: Value) -> bool:

@@ -9,8 +9,7 @@ from typing import Any
 import equinox as eqx
 import onnx
 
-from ._convert import Printed, Provenance
-from ._convert import convert as run_pipeline
+from ._convert import Printed, Provenance, convert as run_pipeline
 from ._errors import ReadError
 from ._module import import_source
 from ._origin import Origin, origin_of, set_origin

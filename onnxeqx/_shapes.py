@@ -14,9 +14,11 @@ import numpy as np
 
 from ._graph import Call, Kind, Value
 from ._symbolic import Dim, Symbol, evaluate, key
+from .runtime import host_limit
 
 # Highly composite, so that a reshape of a symbolic dimension divides without remainder.
 _SAMPLES = (5040 * 11, 5040 * 13)
+_MAX_HOST_ELEMENTS = 1 << 24
 
 
 def infer_call(call: Call) -> None:
@@ -72,7 +74,7 @@ def _sampled(call: Call, sample: int) -> list[tuple[int, ...]] | None:
             filled[position] = array
         return call.op.function(*filled, **call.attributes)
 
-    with contextlib.suppress(Exception):
+    with contextlib.suppress(Exception), host_limit(_MAX_HOST_ELEMENTS):
         result = jax.eval_shape(function, *(struct for _, struct in traced))
         return [tuple(array.shape) for array in (result if isinstance(result, tuple) else (result,))]
     return None

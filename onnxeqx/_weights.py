@@ -18,6 +18,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
+import optax
 import safetensors
 import safetensors.numpy
 
@@ -64,7 +65,7 @@ def key_paths(tree: Any) -> dict[str, Any]:
     return {
         dotted_path(path): leaf
         for path, leaf in jtu.tree_flatten_with_path(tree, is_leaf=_is_leaf)[0]
-        if isinstance(leaf, Buffer) or hasattr(leaf, "dtype")
+        if hasattr(leaf.bits if isinstance(leaf, Buffer) else leaf, "dtype")
     }
 
 
@@ -112,21 +113,45 @@ def _matching(names: list[str], patterns: str | Sequence[str]) -> Iterator[str]:
         yield from found
 
 
-def labels(groups: Mapping[str, str | Sequence[str]], default: str) -> Callable[[Tree], Tree]:
-    """A function from parameters to labels, for parameter groups in Optax.
+def partition(
+    transforms: Mapping[str, optax.GradientTransformation], groups: Mapping[str, str | Sequence[str]], *, default: str
+) -> optax.GradientTransformationExtraArgs:
+    """Parameter groups by key path: `optax.partition` for trees that are callable.
+
+    `optax.partition` and `optax.multi_transform` call a mask that is callable, and a mask of a model's structure is; here
+    the labels are put on the flat list of leaves.
+
+    ```python
+    optimizer = onnxeqx.partition({"head": optax.adamw(1e-3), "body": optax.adamw(1e-5)}, {"head": "classifier.*"}, default="body")
+    ```
 
     **Arguments:**
 
-    - `groups`: label to patterns of key paths, as in [`onnxeqx.parameters`][]. Later groups win.
+    - `transforms`: an optimiser for each label.
+    - `groups`: patterns of key paths for each label, as in [`onnxeqx.parameters`][]. Later groups win.
     - `default`: the label of every other leaf.
+
+    **Raises:** on `init`, `WeightsError` if a pattern matches nothing.
     """
 
-    def label(tree: Tree) -> Tree:
-        names = list(key_paths(tree))
-        chosen = {name: group for group, patterns in groups.items() for name in _matching(names, patterns)}
-        return jtu.tree_map_with_path(lambda path, _: chosen.get(dotted_path(path), default), tree)
+    def labels(tree: Any) -> list[str]:
+        paths = [dotted_path(path) for path, _ in jtu.tree_flatten_with_path(tree)[0]]
+        chosen = {name: label for label, patterns in groups.items() for name in _matching(paths, patterns)}
+        return [chosen.get(path, default) for path in paths]
 
-    return label
+    def of(tree: Any) -> optax.GradientTransformationExtraArgs:
+        return optax.partition(dict(transforms), labels(tree))
+
+    def init(params: Any) -> Any:
+        return of(params).init(jtu.tree_leaves(params))
+
+    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
+        leaves, structure = jtu.tree_flatten(updates)
+        flat = None if params is None else jtu.tree_leaves(params)
+        leaves, state = of(updates).update(leaves, state, flat, **extra)
+        return jtu.tree_unflatten(structure, leaves), state
+
+    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def bind(skeleton: Tree, weights: Mapping[str, np.ndarray], source: str, *, adopt_dtypes: bool = False) -> Tree:
@@ -174,7 +199,11 @@ def bind(skeleton: Tree, weights: Mapping[str, np.ndarray], source: str, *, adop
 
 
 def _both_floating(dtype: np.dtype, leaf: Any) -> bool:
-    return not isinstance(leaf, Buffer) and jnp.issubdtype(dtype, jnp.floating) and jnp.issubdtype(leaf.dtype, jnp.floating)
+    return (
+        not isinstance(leaf, Buffer)
+        and jnp.issubdtype(dtype, jnp.floating)
+        and jnp.issubdtype(leaf.dtype, jnp.floating)
+    )
 
 
 def _shape_text(shape: Sequence[int]) -> str:

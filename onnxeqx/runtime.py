@@ -1,10 +1,12 @@
 """What printed models and operator functions import: host and device values, layers over a batch, dtypes."""
 
+import contextlib
+import contextvars
 import dataclasses
 import functools
 import math
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -42,6 +44,31 @@ def host_ints(value: Any) -> tuple[Any, ...]:
     if isinstance(value, tuple | list):
         return tuple(item.item() if isinstance(item, np.generic | np.ndarray) else item for item in value)
     return tuple(np.asarray(value).reshape(-1).tolist())
+
+
+_host_limit: contextvars.ContextVar[float] = contextvars.ContextVar("host_limit", default=math.inf)
+
+
+@contextlib.contextmanager
+def host_limit(elements: int) -> Iterator[None]:
+    """Within this context, operators make no array of more than so many elements on the host.
+
+    A file of a few bytes can ask for terabytes; while a model is loaded, that is refused before it is tried.
+    """
+    token = _host_limit.set(elements)
+    try:
+        yield
+    finally:
+        _host_limit.reset(token)
+
+
+def check_host_size(*dims: Any) -> None:
+    """To be called before an operator makes an array of these dimensions on the host.
+
+    **Raises:** `MemoryError` if it exceeds the present [`onnxeqx.runtime.host_limit`][].
+    """
+    if math.prod(dims) > _host_limit.get():
+        raise MemoryError(f"an array of {' x '.join(map(str, dims))} elements is not made while loading")
 
 
 def host_value(value: Any, operand: str) -> Any:

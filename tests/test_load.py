@@ -118,7 +118,7 @@ def test_a_folder_edited_by_hand_loads(mlp_file, tmp_path):
 def test_a_printed_file_runs_on_its_own(mlp_file, tmp_path):
     onnxeqx.convert(mlp_file, tmp_path / "mlp")
     namespace = {"__name__": "model"}
-    exec(compile((tmp_path / "mlp" / "model.py").read_text(), "model.py", "exec"), namespace)  # noqa: S102
+    exec(compile((tmp_path / "mlp" / "model.py").read_text(), "model.py", "exec"), namespace)
     assert namespace["Model"].__name__ == "Model"
 
 

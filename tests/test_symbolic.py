@@ -42,7 +42,7 @@ def test_neutral_elements_leave_the_symbol_alone():
 
 def test_decided_comparisons():
     assert (BATCH == -1) is False
-    assert (BATCH == Dim(X, 0)) is True
+    assert (Dim(X, 0) == BATCH) is True
     assert (BATCH != -1) is True
     assert (BATCH < 0) is False
     assert (BATCH > -1) is True

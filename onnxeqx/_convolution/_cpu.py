@@ -4,7 +4,9 @@
 product, or moving the channels, gains nothing.
 """
 
+import functools
 import math
+from collections.abc import Callable
 
 import jax.numpy as jnp
 from jax import lax
@@ -13,23 +15,31 @@ from jaxtyping import Array
 from . import _depthwise, _general
 from ._window import Shape, Window
 
-# Channels in one block of a grouped convolution. Fewer leave the vector units idle, more multiply too many zeros.
+# Channels in one block of a grouped convolution: fewer leave the vector units idle and make long programs, more multiply
+# too many zeros.
 _BLOCK = 32
-_WIDE_ENOUGH = 16
+_MAX_BLOCKS = 64  # each is a convolution of its own in the program
 
 
 def is_faster(weight: Shape, window: Window) -> bool:
     """Whether XLA:CPU has a faster formulation than `lax.conv_general_dilated`. weight: its shape."""
-    return window.groups > 1 or math.prod(weight[2:]) == 1
+    return _formulation(weight, window) is not _general.part
+
+
+def _formulation(weight: Shape, window: Window) -> Callable[..., Array]:
+    if _depthwise.fits(weight, window):
+        return _depthwise.part
+    if window.groups > 1:
+        few = window.groups // _together(weight, window) <= _MAX_BLOCKS
+        return functools.partial(_general.by_transposing, _grouped) if few else _general.part
+    pointwise = math.prod(weight[2:]) == 1
+    return functools.partial(_general.by_transposing, _pointwise) if pointwise else _general.part
 
 
 def part(first: Array, second: Array, *, part: str, window: Window, shape: Shape) -> Array:
     """One part of a convolution, see `_primitive`."""
     weight = shape if part == "weight" else second.shape
-    if _depthwise.fits(weight, window):
-        return _depthwise.part(first, second, part=part, window=window, shape=shape)
-    output = _grouped if window.groups > 1 else _pointwise if math.prod(weight[2:]) == 1 else _general.output
-    return _general.by_transposing(output, first, second, part=part, window=window, shape=shape)
+    return _formulation(weight, window)(first, second, part=part, window=window, shape=shape)
 
 
 def _pointwise(x: Array, weight: Array, window: Window) -> Array:
@@ -42,7 +52,7 @@ def _pointwise(x: Array, weight: Array, window: Window) -> Array:
 
 def _grouped(x: Array, weight: Array, window: Window) -> Array:
     """One dense convolution for each block of groups, whose weight is block-diagonal."""
-    together = 1 if weight.shape[1] >= _WIDE_ENOUGH else _largest_divisor(window.groups, _BLOCK // weight.shape[1])
+    together = _together(weight.shape, window)
     blocks = window.groups // together
     dense = Window(window.strides, window.padding, window.dilations, 1)
     xs, weights = jnp.split(x, blocks, axis=1), jnp.split(_block_diagonal(weight, blocks, together), blocks)
@@ -58,5 +68,7 @@ def _block_diagonal(weight: Array, blocks: int, together: int) -> Array:
     return (by_group * diagonal).reshape(-1, together * channels, *kernel)
 
 
-def _largest_divisor(number: int, limit: int) -> int:
-    return max(divisor for divisor in range(1, max(limit, 1) + 1) if number % divisor == 0)
+def _together(weight: Shape, window: Window) -> int:
+    """How many groups make a block."""
+    limit = max(_BLOCK // weight[1], 1)
+    return max(divisor for divisor in range(1, limit + 1) if window.groups % divisor == 0)

@@ -69,29 +69,55 @@ ad.defbilinear(_convolution_p, _transpose_first, _transpose_second)
 
 
 def _batch(operands: Any, axes: Any, *, part: str, window: Window, shape: Shape) -> tuple[Array, int]:
-    """`jax.vmap`. The new axis joins the batch if the weight is shared by all, and else the channels, as more groups."""
-    first, second = operands
-    if part != "weight" and axes[1] is None:
-        examples = jnp.moveaxis(first, axes[0], 0)
-        count = examples.shape[0]
-        joined = examples.reshape(-1, *examples.shape[2:])
-        result = bind(joined, second, part=part, window=window, shape=(count * shape[0], *shape[1:]))
-        return result.reshape(count, *shape), 0
+    """`jax.vmap`: the new axis joins the batch, the output channels of every group, or the groups."""
+    if axes[1] is None and part != "weight":
+        return _batch_examples(operands, axes[0], part, window, shape)
+    if axes[0] is None and part != "input":
+        return _batch_outputs(operands, axes[1], part, window, shape)
+    return _batch_groups(operands, axes, part, window, shape)
+
+
+def _batch_examples(operands: Any, axis: int, part: str, window: Window, shape: Shape) -> tuple[Array, int]:
+    """Many inputs, or outputs, for one weight."""
+    examples, weight = jnp.moveaxis(operands[0], axis, 0), operands[1]
+    count = examples.shape[0]
+    joined = examples.reshape(-1, *examples.shape[2:])
+    result = bind(joined, weight, part=part, window=window, shape=(count * shape[0], *shape[1:]))
+    return result.reshape(count, *shape), 0
+
+
+def _batch_outputs(operands: Any, axis: int, part: str, window: Window, shape: Shape) -> tuple[Array, int]:
+    """Many weights, or outputs, for one input."""
+    given, wanted = (0, 1) if part == "output" else (1, 0)  # the axes of the output channels
+    many = jnp.moveaxis(operands[1], axis, given)
+    count, channels = many.shape[given : given + 2]
+    split = (window.groups, channels // window.groups)
+    by_group = many.reshape(*many.shape[:given], count, *split, *many.shape[given + 2 :])
+    before, after = many.shape[:given], many.shape[given + 2 :]
+    joined = jnp.swapaxes(by_group, given, given + 1).reshape(*before, count * channels, *after)
+    before, after = shape[:wanted], shape[wanted + 1 :]
+    result = bind(operands[0], joined, part=part, window=window, shape=(*before, count * channels, *after))
+    by_group = jnp.swapaxes(result.reshape(*before, split[0], count, split[1], *after), wanted, wanted + 1)
+    return by_group.reshape(*before, count, channels, *after), wanted
+
+
+def _batch_groups(operands: Any, axes: Any, part: str, window: Window, shape: Shape) -> tuple[Array, int]:
+    """Convolutions that share nothing."""
     (count,) = {operand.shape[axis] for operand, axis in zip(operands, axes, strict=True) if axis is not None}
-    channels = {"output": (1, 0, 1), "input": (1, 0, 1), "weight": (1, 1, 0)}[part]
-    joined = [_joined(x, axis, count, at) for x, axis, at in zip(operands, axes, channels[:2], strict=True)]
-    at = channels[2]
-    grown = (*shape[:at], count * shape[at], *shape[at + 1 :])
+    first, second, at = {"output": (1, 0, 1), "input": (1, 0, 1), "weight": (1, 1, 0)}[part]  # the axes of channels
+    joined = [_joined(x, axis, count, to) for x, axis, to in zip(operands, axes, (first, second), strict=True)]
     wider = dataclasses.replace(window, groups=count * window.groups)
-    result = bind(*joined, part=part, window=wider, shape=grown)
+    result = bind(*joined, part=part, window=wider, shape=(*shape[:at], count * shape[at], *shape[at + 1 :]))
     return result.reshape(*shape[:at], count, *shape[at:]), at
 
 
-def _joined(x: Array, axis: int | None, count: int, at: int) -> Array:
-    """The axis to vectorise over, of size `count`, made one with the channels at `at`."""
-    whole = jnp.broadcast_to(jnp.expand_dims(x, at), (*x.shape[:at], count, *x.shape[at:])) if axis is None else x
-    moved = whole if axis is None else jnp.moveaxis(x, axis, at)
-    return moved.reshape(*moved.shape[:at], -1, *moved.shape[at + 2 :])
+def _joined(x: Array, axis: int | None, count: int, to: int) -> Array:
+    """The axis to vectorise over, of size `count`, made one with the axis `to`."""
+    if axis is None:
+        moved = jnp.broadcast_to(jnp.expand_dims(x, to), (*x.shape[:to], count, *x.shape[to:]))
+    else:
+        moved = jnp.moveaxis(x, axis, to)
+    return moved.reshape(*moved.shape[:to], -1, *moved.shape[to + 2 :])
 
 
 batching.primitive_batchers[_convolution_p] = _batch

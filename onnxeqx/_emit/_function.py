@@ -14,22 +14,16 @@ from .._nest import Block, BlockCall, axis_of
 from .._symbolic import Dim, Symbol
 from ._expressions import (
     Imports,
+    call as call_of,
     dotted,
+    dtype as dtype_of,
     infix,
     is_operator,
     literal,
     method,
+    name as name_of,
     plain_numbers,
     symbolic,
-)
-from ._expressions import (
-    call as call_of,
-)
-from ._expressions import (
-    dtype as dtype_of,
-)
-from ._expressions import (
-    name as name_of,
 )
 from ._loops import fold_loops
 from ._statements import Item, Statement, open_dims, operands, plan
@@ -233,7 +227,9 @@ class FunctionPrinter:
         }
         if prints is not None and not attributes and is_operator(prints, len(operands)):
             return infix(prints, operands)
-        if prints is not None and not is_operator(prints, len(operands)) and "." in prints:
+        # What the host computes must stay on the host: jnp.sqrt would trace it.
+        on_device = item.outputs[0].kind is Kind.DEVICE
+        if prints is not None and on_device and not is_operator(prints, len(operands)) and "." in prints:
             return call_of(
                 dotted(prints),
                 *operands,

@@ -2,8 +2,7 @@
 
 import ast
 
-from ._expressions import literal
-from ._expressions import name as name_of
+from ._expressions import literal, name as name_of
 
 
 def fold_loops(body: list[ast.stmt], sizes: dict[str, int]) -> list[ast.stmt]:

@@ -5,7 +5,6 @@ import sys
 import typer
 
 from .._errors import PluginError
-
 from . import commands
 from .train import train
 

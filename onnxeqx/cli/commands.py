@@ -91,8 +91,7 @@ def convert(
 
     For example: onnxeqx convert resnet50.onnx resnet50/
     """
-    from .._load import SOURCE
-    from .._load import convert as convert_model
+    from .._load import SOURCE, convert as convert_model
 
     start = time.perf_counter()
     convert_model(model, folder, force=force, input_shapes=parse_input_shapes(input_shape))

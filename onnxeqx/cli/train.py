@@ -7,8 +7,7 @@ from typing import Annotated, Any
 import rich.console
 import typer
 
-from .console import Debug, reports_errors
-from .console import output as standard_output
+from .console import Debug, output as standard_output, reports_errors
 
 _MODEL, _SCHEDULE, _IMAGES, _RUN = "What is trained", "Schedule", "Images", "The run"
 

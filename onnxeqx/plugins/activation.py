@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._registry import op
-from ..runtime import array_namespace
-from ._operands import aligned
+from ..runtime import array_namespace, normalize_axes
+from ._operands import aligned, as_arrays
 from .elementwise import max_
 from .hookspecs import hookimpl
+from .tensor import flatten
 
 
 @op("Relu", since=6, on_host=True, prints="jax.nn.relu")
@@ -163,7 +164,8 @@ def hard_swish(x):
 
     https://onnx.ai/onnx/operators/onnx__HardSwish.html
     """
-    return x * hard_sigmoid(x, alpha=1 / 6, beta=0.5)
+    # The function body that defines the operator holds 1/6 as float32, which shows in float64.
+    return x * hard_sigmoid(x, alpha=float(np.float32(1 / 6)), beta=0.5)
 
 
 @op("Swish", since=24)
@@ -220,6 +222,7 @@ def shrink(x, *, bias=0.0, lambd=0.5):
 
     https://onnx.ai/onnx/operators/onnx__Shrink.html
     """
+    _, x = as_arrays(x)
     wide = x.astype(jnp.float32) if jnp.issubdtype(x.dtype, jnp.integer) else x
     return jnp.where(wide < -lambd, wide + bias, jnp.where(wide > lambd, wide - bias, 0)).astype(x.dtype)
 
@@ -275,13 +278,13 @@ def hardmax_1(x, *, axis=1):
 
     https://onnx.ai/onnx/operators/onnx__Hardmax.html
     """
-    axis = axis % x.ndim
-    return hardmax(x.reshape(*x.shape[:axis], -1), axis=-1).reshape(x.shape)
+    return hardmax(flatten(x, axis=_trailing(x, axis)[0]), axis=-1).reshape(x.shape)
 
 
 def _trailing(x: jax.Array, axis: int) -> tuple[int, ...]:
     # Before opset 13 the input is flattened to two dimensions at `axis`, so that the trailing axes count as one.
-    return tuple(range(axis % x.ndim, x.ndim))
+    (first,) = normalize_axes((axis,), x.ndim)
+    return tuple(range(first, x.ndim))
 
 
 @op("Dropout", since=12, host=("ratio", "training_mode"), passes_through=True)
@@ -290,7 +293,7 @@ def dropout(data, ratio=None, training_mode=None, *, seed=None, n_outputs=1):
 
     https://onnx.ai/onnx/operators/onnx__Dropout.html
     """
-    return data if n_outputs == 1 else (data, jnp.ones(data.shape, bool))
+    return data if n_outputs == 1 else (data, jnp.ones(np.shape(data), bool))
 
 
 @op("Dropout", since=10, until=11, passes_through=True)

@@ -5,9 +5,10 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import core
 
 from .._registry import op
-from ..runtime import array_namespace
+from ..runtime import array_namespace, canonical_dtype
 from ._operands import aligned, as_array, as_arrays, dtype_of
 from .hookspecs import hookimpl
 
@@ -93,7 +94,7 @@ def div(a, b):
     if isinstance(a, float) or isinstance(b, float) or (dtype is not None and jnp.issubdtype(dtype, jnp.inexact)):
         return a / b
     if array_namespace(a, b) is jnp:
-        return jax.lax.div(*jnp.broadcast_arrays(jnp.asarray(a, dtype), jnp.asarray(b, dtype)))
+        return jax.lax.div(*jnp.broadcast_arrays(*(jnp.asarray(x, canonical_dtype(dtype)) for x in (a, b))))
     if _are_symbols(a, b):
         return _divided_symbols(a, b)
     quotient = np.floor_divide(a, b)
@@ -104,7 +105,7 @@ def _divided(a, b):
     if isinstance(a, int) and isinstance(b, int):
         return -(-a // b) if (a < 0) != (b < 0) else a // b
     if jax.export.is_symbolic_dim(a):
-        return jax.core.max_dim(a, 0) // b - jax.core.max_dim(-a, 0) // b
+        return core.max_dim(a, 0) // b - core.max_dim(-a, 0) // b
     return a // b  # symbols at load refuse a division whose sign is unknown
 
 
@@ -394,11 +395,11 @@ def max_1(*xs, consumed_inputs=None):
 
 
 def _least(a, b):
-    return jax.core.min_dim(a, b) if jax.export.is_symbolic_dim(a) or jax.export.is_symbolic_dim(b) else min(a, b)
+    return core.min_dim(a, b) if jax.export.is_symbolic_dim(a) or jax.export.is_symbolic_dim(b) else min(a, b)
 
 
 def _greatest(a, b):
-    return jax.core.max_dim(a, b) if jax.export.is_symbolic_dim(a) or jax.export.is_symbolic_dim(b) else max(a, b)
+    return core.max_dim(a, b) if jax.export.is_symbolic_dim(a) or jax.export.is_symbolic_dim(b) else max(a, b)
 
 
 _least_symbols, _greatest_symbols = np.frompyfunc(_least, 2, 1), np.frompyfunc(_greatest, 2, 1)

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 
 from .._registry import op
-from ..runtime import canonical_dtype, host_ints
+from ..runtime import canonical_dtype, check_host_size, host_ints
 from ._operands import as_arrays
 from .hookspecs import hookimpl
 
@@ -89,6 +89,7 @@ def constant_of_shape(input, *, value=None):
     dims = host_ints(input)
     if _symbolic(*dims):
         return jnp.full(dims, fill, canonical_dtype(fill.dtype))
+    check_host_size(*dims)
     return np.full(dims, fill, fill.dtype)
 
 
@@ -119,7 +120,9 @@ def range_(start, limit, delta, *, stash_type=onnx.TensorProto.FLOAT):
 
 
 def _spaced(start: Any, limit: Any, delta: Any, dtype: np.dtype, stash: np.dtype) -> np.ndarray:
-    steps = np.arange(max(math.ceil((limit - start) / delta), 0)).astype(stash)
+    count = max(math.ceil((limit - start) / delta), 0)
+    check_host_size(count)
+    steps = np.arange(count).astype(stash)
     return (np.asarray(start, stash) + steps * np.asarray(delta, stash)).astype(dtype)
 
 

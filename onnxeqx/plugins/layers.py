@@ -173,8 +173,7 @@ def batch_norm(call: Call, context: LiftContext) -> Lifted | None:
 
 
 def _eps(call: Call) -> float:
-    # The shortest decimal that is the same float32; the difference is far below what the sum with a variance keeps.
-    return float(str(np.float32(call.attributes.get("epsilon", 1e-5))))
+    return float(np.float32(call.attributes.get("epsilon", 1e-5)))
 
 
 def _add_dtype(arguments: dict[str, Any], weight: Leaf) -> None:

@@ -1,10 +1,13 @@
 """Matrix products and their like."""
 
+from typing import Any
+
 import jax.numpy as jnp
 
 from .._registry import op
 from ._operands import aligned
 from .hookspecs import hookimpl
+from .reduction import widened
 
 
 @op("MatMul", since=1, prints="@")
@@ -22,11 +25,14 @@ def gemm(a, b, c=None, *, alpha=1.0, beta=1.0, transA=0, transB=0):
 
     https://onnx.ai/onnx/operators/onnx__Gemm.html
     """
-    y = (a.T if transA else a) @ (b.T if transB else b)
-    y = y if alpha == 1 else (alpha * y).astype(y.dtype)
-    if c is None:
-        return y
-    return y + (c if beta == 1 else (beta * c).astype(y.dtype))
+    y = _scaled((a.T if transA else a) @ (b.T if transB else b), alpha)
+    return y if c is None else y + _scaled(jnp.asarray(c, y.dtype), beta)
+
+
+def _scaled(x: Any, factor: float) -> Any:
+    if factor == 1:
+        return x
+    return (factor * widened(x)).astype(x.dtype)
 
 
 @op("Gemm", since=1, until=6)
@@ -55,7 +61,7 @@ def det(x):
 
     https://onnx.ai/onnx/operators/onnx__Det.html
     """
-    return jnp.linalg.det(x)
+    return jnp.linalg.det(widened(x)).astype(x.dtype)
 
 
 @hookimpl

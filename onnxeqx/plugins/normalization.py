@@ -5,10 +5,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import onnx
 
 from .._registry import op
 from ..runtime import normalize_axes
+from ._operands import dtype_of
 from .hookspecs import hookimpl
+from .reduction import reduce_l1, reduce_l2, square_root, widened
 
 
 @op("BatchNormalization", since=14, buffers=("input_mean", "input_var"))
@@ -23,48 +26,52 @@ def batch_normalization(
     """
     if not training_mode:
         return _normalized_by(X, scale, B, input_mean, input_var, epsilon)
-    axes = (0, *range(2, X.ndim))
-    wide = X.astype(_at_least_float32(X.dtype))
-    mean, var = wide.mean(axes), wide.var(axes)
-    y = _normalized_by(X, scale, B, mean, var, epsilon)
-    running = [
-        (old * momentum + new.astype(old.dtype) * (1 - momentum)) for old, new in ((input_mean, mean), (input_var, var))
-    ]
-    return y if n_outputs == 1 else (y, *running)
+    outputs = _by_batch(X, scale, B, input_mean, input_var, epsilon, momentum)
+    return outputs[0] if n_outputs == 1 else outputs[:n_outputs]
+
+
+def _by_batch(x: Any, scale: Any, bias: Any, mean: Any, var: Any, epsilon: float, momentum: float) -> tuple[Any, ...]:
+    """Normalised by the statistics of the batch; the new running statistics; those of the batch."""
+    axes = (0, *range(1 + mean.ndim, x.ndim))
+    statistics = widened(x).mean(axes), widened(x).var(axes)
+    batch = [statistic.astype(mean.dtype) for statistic in statistics]
+    running = [old * momentum + new * (1 - momentum) for old, new in zip((mean, var), batch, strict=True)]
+    return _normalized_by(x, scale, bias, *statistics, epsilon), *running, *batch
 
 
 @op("BatchNormalization", since=7, until=13, buffers=("mean", "var"))
-def batch_normalization_7(X, scale, B, mean, var, *, epsilon=1e-5, momentum=0.9, spatial=1):
-    """As in opset 14, for inference; without `spatial`, the statistics have the shape of one example. Float.
+def batch_normalization_7(X, scale, B, mean, var, *, epsilon=1e-5, momentum=0.9, spatial=1, n_outputs=1):
+    """As in opset 14; without `spatial`, the statistics have the shape of one example. Float.
+
+    Several outputs stand for training mode: the running statistics, then those of the batch.
 
     https://onnx.ai/onnx/operators/onnx__BatchNormalization.html
     """
-    return _normalized_by(X, scale, B, mean, var, epsilon)
+    if n_outputs == 1:
+        return _normalized_by(X, scale, B, mean, var, epsilon)
+    return _by_batch(X, scale, B, mean, var, epsilon, momentum)[:n_outputs]
 
 
 @op("BatchNormalization", since=1, until=6, buffers=("mean", "var"))
 def batch_normalization_1(
-    X, scale, B, mean, var, *, epsilon=1e-5, momentum=0.9, is_test=0, spatial=1, consumed_inputs=None
+    X, scale, B, mean, var, *, epsilon=1e-5, momentum=0.9, is_test=0, spatial=1, consumed_inputs=None, n_outputs=1
 ):
-    """As in opset 14, for inference: `is_test` is taken as 1. Float.
+    """As in opset 7: inference with one output, whatever `is_test` says. Float.
 
     https://onnx.ai/onnx/operators/onnx__BatchNormalization.html
     """
-    return _normalized_by(X, scale, B, mean, var, epsilon)
+    return batch_normalization_7(X, scale, B, mean, var, epsilon=epsilon, momentum=momentum, n_outputs=n_outputs)
 
 
 def _normalized_by(x: Any, scale: Any, bias: Any, mean: Any, var: Any, epsilon: float) -> Any:
-    dtype = _at_least_float32(x.dtype)
-
-    def per_channel(values: Any) -> Any:
-        return values.astype(dtype).reshape(*values.shape, *(1,) * (x.ndim - 1 - values.ndim))
-
-    factor = per_channel(scale) * jax.lax.rsqrt(per_channel(var) + epsilon)
-    return ((x.astype(dtype) - per_channel(mean)) * factor + per_channel(bias)).astype(x.dtype)
+    wide = widened(x)
+    scale, bias, mean, var = (_per_channel(values, wide) for values in (scale, bias, mean, var))
+    factor = scale * jax.lax.rsqrt(var + epsilon)
+    return ((wide - mean) * factor + bias).astype(x.dtype)
 
 
-def _at_least_float32(dtype: Any) -> Any:
-    return jnp.promote_types(dtype, jnp.float32)
+def _per_channel(values: Any, x: Any) -> Any:
+    return values.astype(x.dtype).reshape(*values.shape, *(1,) * (x.ndim - 1 - values.ndim))
 
 
 @op("InstanceNormalization", since=6)
@@ -91,11 +98,9 @@ def group_normalization(X, scale, bias, *, num_groups, epsilon=1e-5, stash_type=
 
     https://onnx.ai/onnx/operators/onnx__GroupNormalization.html
     """
-    dtype = _at_least_float32(X.dtype)
-    groups = X.astype(dtype).reshape(X.shape[0], num_groups, -1)
-    y = _standardized(groups, (-1,), epsilon)[0].reshape(X.shape)
-    channels = (-1, *(1,) * (X.ndim - 2))
-    return (y * scale.astype(dtype).reshape(channels) + bias.astype(dtype).reshape(channels)).astype(X.dtype)
+    groups = widened(X).reshape(X.shape[0], num_groups, X.shape[1] // num_groups, *X.shape[2:])
+    y = _standardized(groups, tuple(range(2, groups.ndim)), epsilon)[0].reshape(X.shape)
+    return (y * _per_channel(scale, y) + _per_channel(bias, y)).astype(X.dtype)
 
 
 @op("GroupNormalization", since=18, until=20)
@@ -117,11 +122,11 @@ def layer_normalization(X, Scale, B=None, *, axis=-1, epsilon=1e-5, stash_type=1
     https://onnx.ai/onnx/operators/onnx__LayerNormalization.html
     """
     axes = tuple(range(axis % X.ndim, X.ndim))
-    wide = X.astype(_at_least_float32(X.dtype) if stash_type == 1 else X.dtype)
-    standard, mean, inverse = _standardized(wide, axes, epsilon)
+    standard, *statistics = _standardized(widened(X), axes, epsilon)
     y = standard.astype(X.dtype) * Scale
     y = y if B is None else y + B
-    return y if n_outputs == 1 else (y, mean, inverse)[:n_outputs]
+    stash = onnx.helper.tensor_dtype_to_np_dtype(stash_type)
+    return y if n_outputs == 1 else (y, *(statistic.astype(stash) for statistic in statistics))[:n_outputs]
 
 
 def _standardized(x: Any, axes: tuple[int, ...], epsilon: float) -> tuple[Any, Any, Any]:
@@ -132,14 +137,14 @@ def _standardized(x: Any, axes: tuple[int, ...], epsilon: float) -> tuple[Any, A
 
 @op("RMSNormalization", since=23)
 def rms_normalization(X, scale, *, axis=-1, epsilon=1e-5, stash_type=1):
-    """The axes from `axis` on divided by their root mean square, then scaled. Float -> as X.
+    """The axes from `axis` on divided by their root mean square, then scaled. Float -> shape of X, dtype of `scale`.
 
     https://onnx.ai/onnx/operators/onnx__RMSNormalization.html
     """
     axes = tuple(range(axis % X.ndim, X.ndim))
-    wide = X.astype(_at_least_float32(X.dtype) if stash_type == 1 else X.dtype)
-    y = wide * jax.lax.rsqrt((wide * wide).mean(axes, keepdims=True) + epsilon)
-    return y.astype(X.dtype) * scale
+    wide = widened(X)
+    y = (wide * jax.lax.rsqrt((wide * wide).mean(axes, keepdims=True) + epsilon)).astype(X.dtype)
+    return y.astype(dtype_of(scale, y)) * scale
 
 
 @op("LRN", since=1)
@@ -151,8 +156,9 @@ def lrn(X, *, alpha=1e-4, beta=0.75, bias=1.0, size):
     before, after = (size - 1) // 2, size // 2
     window = (1, size, *(1,) * (X.ndim - 2))
     padding = [(0, 0), (before, after), *[(0, 0)] * (X.ndim - 2)]
-    squares = jax.lax.reduce_window(X * X, np.zeros((), X.dtype), jax.lax.add, window, (1,) * X.ndim, padding)
-    return X / (bias + alpha / size * squares) ** beta
+    wide = widened(X)
+    squares = jax.lax.reduce_window(wide * wide, np.zeros((), wide.dtype), jax.lax.add, window, (1,) * X.ndim, padding)
+    return (wide / (bias + alpha / size * squares) ** beta).astype(X.dtype)
 
 
 @op("LpNormalization", since=1)
@@ -161,10 +167,10 @@ def lp_normalization(input, *, axis=-1, p=2):
 
     https://onnx.ai/onnx/operators/onnx__LpNormalization.html
     """
-    power = abs(input).sum(axis, keepdims=True) if p == 1 else (input * input).sum(axis, keepdims=True)
-    # The root of a safe number: the gradient of sqrt at zero is infinite.
-    norm = jnp.where(power == 0, 1, power)
-    return jnp.where(power == 0, 0, input / (norm if p == 1 else jnp.sqrt(norm)))
+    wide = widened(input)
+    norm = reduce_l1(wide, (axis,)) if p == 1 else reduce_l2(wide, (axis,))
+    zero = norm == 0
+    return jnp.where(zero, 0, wide / jnp.where(zero, 1, norm)).astype(input.dtype)
 
 
 @op("MeanVarianceNormalization", since=9)
@@ -174,9 +180,10 @@ def mean_variance_normalization(X, *, axes=(0, 2, 3)):
     https://onnx.ai/onnx/operators/onnx__MeanVarianceNormalization.html
     """
     axes = normalize_axes(axes, X.ndim)
-    centred = X - X.mean(axes, keepdims=True)
+    wide = widened(X)
+    centred = wide - wide.mean(axes, keepdims=True)
     # ONNX defines the operator by a function body that adds 1e-9 to the deviation.
-    return centred / (jnp.sqrt((centred * centred).mean(axes, keepdims=True)) + 1e-9)
+    return (centred / (square_root((centred * centred).mean(axes, keepdims=True)) + 1e-9)).astype(X.dtype)
 
 
 @hookimpl

@@ -3,7 +3,7 @@
 from typing import Any
 
 from .._registry import op
-from ..runtime import host_ints, normalize_axes
+from ..runtime import check_host_size, host_ints, normalize_axes
 from ._operands import Namespace, as_array, as_arrays
 from .hookspecs import hookimpl
 
@@ -28,6 +28,8 @@ def _padded(xp: Namespace, data: Any, widths: list[tuple[Any, Any]], mode: str, 
     cropped = [(_negative(low), _negative(high)) for low, high in widths]
     data = data[tuple(slice(-low, size + high) for size, (low, high) in zip(data.shape, cropped, strict=True))]
     widths = [(low - crop[0], high - crop[1]) for (low, high), crop in zip(widths, cropped, strict=True)]
+    if xp is np:
+        check_host_size(*(low + size + high for size, (low, high) in zip(data.shape, widths, strict=True)))
     if mode != "constant":
         return xp.pad(data, widths, mode=mode)
     fill = xp.zeros((), data.dtype) if fill is None else as_array(fill, xp).reshape(()).astype(data.dtype)

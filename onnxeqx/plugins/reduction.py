@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._registry import op
-from ..runtime import array_namespace, canonical_dtype, host_ints
+from ..runtime import canonical_dtype, host_ints
 from ._operands import as_arrays
 from .elementwise import div
 from .hookspecs import hookimpl
@@ -57,7 +57,7 @@ def reduce_mean_1(data, *, axes=None, keepdims=1):
 
 def _reduce_mean(xp: Any, x: Any, axes: tuple[int, ...] | None, keepdims: bool) -> Any:
     if jnp.issubdtype(x.dtype, jnp.floating):
-        return xp.mean(x, axis=axes, keepdims=keepdims, dtype=x.dtype)
+        return xp.mean(widened(x), axis=axes, keepdims=keepdims).astype(x.dtype)
     count = math.prod(x.shape if axes is None else (x.shape[axis] for axis in axes))
     return div(_reduce_sum(xp, x, axes, keepdims), count)
 
@@ -169,7 +169,7 @@ def reduce_l2_1(data, *, axes=None, keepdims=1):
 
 
 def _reduce_l2(xp: Any, x: Any, axes: tuple[int, ...] | None, keepdims: bool) -> Any:
-    return _root(xp.sum(_widened(x) ** 2, axis=axes, keepdims=keepdims), x.dtype)
+    return square_root(xp.sum(widened(x) ** 2, axis=axes, keepdims=keepdims)).astype(x.dtype)
 
 
 @op("ReduceLogSum", since=18, host=("axes",))
@@ -191,7 +191,7 @@ def reduce_log_sum_1(data, *, axes=None, keepdims=1):
 
 
 def _reduce_log_sum(xp: Any, x: Any, axes: tuple[int, ...] | None, keepdims: bool) -> Any:
-    return xp.log(_widened(xp.sum(x, axis=axes, keepdims=keepdims, dtype=x.dtype))).astype(x.dtype)
+    return xp.log(xp.sum(widened(x), axis=axes, keepdims=keepdims)).astype(x.dtype)
 
 
 @op("ReduceLogSumExp", since=18, host=("axes",))
@@ -213,7 +213,7 @@ def reduce_log_sum_exp_1(data, *, axes=None, keepdims=1):
 
 
 def _reduce_log_sum_exp(xp: Any, x: Any, axes: tuple[int, ...] | None, keepdims: bool) -> Any:
-    return jax.nn.logsumexp(_widened(x), axis=axes, keepdims=keepdims).astype(x.dtype)
+    return jax.nn.logsumexp(widened(x), axis=axes, keepdims=keepdims).astype(x.dtype)
 
 
 @op("ReduceSumSquare", since=18, host=("axes",))
@@ -248,8 +248,8 @@ def _reduced(function: Callable[..., Any], x: Any, axes: Any, keepdims: int, noo
 
 
 def _extreme(function: Callable[..., Any], x: Any, axes: tuple[int, ...] | None, keepdims: bool, initial: Any) -> Any:
-    # An empty set has the neutral element as its maximum or minimum.
-    if 0 in x.shape:
+    # An empty set has the neutral element as its maximum or minimum, and a set of symbolic size may be empty.
+    if any(not isinstance(size, int) or size == 0 for size in x.shape):
         return function(x, axis=axes, keepdims=keepdims, initial=np.asarray(initial(x.dtype), x.dtype))
     return function(x, axis=axes, keepdims=keepdims)
 
@@ -270,12 +270,15 @@ def _bounds(dtype: np.dtype) -> tuple[Any, Any]:
     return -np.inf, np.inf
 
 
-def _widened(x: Any) -> Any:
-    return x.astype(canonical_dtype(np.float32)) if jnp.issubdtype(x.dtype, jnp.integer) else x
+def widened(x: Any) -> Any:
+    """Integers and 16-bit floats as float32: their squares and long sums overflow."""
+    return x if x.dtype in (np.float32, np.float64) else x.astype(np.float32)
 
 
-def _root(x: Any, dtype: np.dtype) -> Any:
-    return jnp.sqrt(x).astype(dtype)
+def square_root(x: Any) -> Any:
+    """The square root, with the gradient 0 at 0 instead of infinity."""
+    zero = x == 0
+    return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
 
 
 @op("ArgMax", since=12)
@@ -328,7 +331,8 @@ def cum_sum(x, axis, *, exclusive=0, reverse=0):
 
     https://onnx.ai/onnx/operators/onnx__CumSum.html
     """
-    return _running(array_namespace(x).cumsum, x, axis, exclusive, reverse, neutral=0)
+    xp, x = as_arrays(x)
+    return _running(xp, xp.cumsum, x, axis, exclusive, reverse, neutral=0)
 
 
 @op("CumProd", since=26, host=("axis",), on_host=True)
@@ -339,11 +343,14 @@ def cum_prod(x, axis, *, exclusive=0, reverse=0):
 
     https://onnx.ai/onnx/operators/onnx__CumProd.html
     """
-    return _running(array_namespace(x).cumprod, x, axis, exclusive, reverse, neutral=1)
+    xp, x = as_arrays(x)
+    return _running(xp, xp.cumprod, x, axis, exclusive, reverse, neutral=1)
 
 
-def _running(function: Callable[..., Any], x: Any, axis: Any, exclusive: int, reverse: int, neutral: int) -> Any:
-    xp, (axis,) = array_namespace(x), host_ints(axis)
+def _running(
+    xp: Any, function: Callable[..., Any], x: Any, axis: Any, exclusive: int, reverse: int, neutral: int
+) -> Any:
+    (axis,) = host_ints(axis)
     x = xp.flip(x, axis) if reverse else x
     if exclusive:
         front = (slice(None),) * (axis % x.ndim)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .._registry import op
-from ..runtime import host_ints, normalize_axes
+from ..runtime import check_host_size, host_ints, normalize_axes
 from ._operands import as_array, as_arrays, shape_array
 from .hookspecs import hookimpl
 
@@ -286,6 +286,8 @@ def tile(input, repeats):
     """
     repeats = host_ints(repeats)
     xp, input = as_arrays(input, sizes=repeats)
+    if xp is np:
+        check_host_size(*input.shape, *repeats)
     return xp.tile(input, repeats)
 
 
