@@ -301,13 +301,25 @@ class _Nesting:
         for value, dims in wanted.items():
             if value not in produced and any(not any(has_dim(known, dim) for known in inputs) for dim in dims):
                 inputs.setdefault(value)
-        outputs = [
-            output
-            for call in calls
-            for output in call.outputs
-            if output in self.graph_outputs or any(id(user) not in inside for user in self.readers[output])
-        ]
+        outputs = self._outputs(calls, inside)
         return list(inputs), outputs
+
+    def _outputs(self, calls: list[Call], inside: set[int]) -> list[Value]:
+        """What others read: first data, then the shapes that no such value tells."""
+
+        def is_read(value: Value) -> bool:
+            readers = [user for user in self.readers[value] if id(user) not in inside]
+            return value in self.graph_outputs or any(value in data_reads(user) for user in readers)
+
+        produced = [output for call in calls for output in call.outputs]
+        outputs = [value for value in produced if is_read(value)]
+        for value in produced:
+            dims = [
+                dim for user in self.readers[value] if id(user) not in inside for dim in dim_reads(user) if dim.value is value
+            ]
+            if value not in outputs and any(not any(has_dim(known, dim) for known in outputs) for dim in dims):
+                outputs.append(value)
+        return outputs
 
 
 def data_reads(call: Call) -> list[Value]:
@@ -316,8 +328,9 @@ def data_reads(call: Call) -> list[Value]:
 
 
 def dim_reads(call: Call) -> list[Dim]:
-    """The dimensions a call reads through symbolic operands."""
-    return [dim for value in data_reads(call) for dim in symbol_dims(value)]
+    """The dimensions a call reads through symbolic operands, and that none of its arrays has."""
+    arrays = [value for value in data_reads(call) if value.array is None or value.leaf is not None]
+    return [dim for value in data_reads(call) for dim in symbol_dims(value) if not any(has_dim(array, dim) for array in arrays)]
 
 
 def reads(call: Call) -> list[Value]:

@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+import math
 import os
 import pathlib
 from collections.abc import Collection, Mapping, Sequence
 
 import google.protobuf.message
+import numpy as np
 import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
@@ -17,6 +19,9 @@ InputShapes = Mapping[str, Sequence[int | str | None]]
 
 _MAX_INLINED_NODES = 1_000_000
 _LARGE_TENSOR_BYTES = 1 << 10
+_MAX_RANK = 64
+_MAX_ELEMENTS = 1 << 48
+_ITEM_BITS = {int(dtype): round(dtype.itemsize * 8) for dtype in ir.DataType if dtype not in (ir.DataType.UNDEFINED, ir.DataType.STRING)}
 
 
 def read(path: str | os.PathLike[str], input_shapes: InputShapes | None = None) -> ir.Model:
@@ -58,6 +63,7 @@ def read_proto(
     """As [`onnxeqx._read.read`][], from a model in memory; the model is not changed."""
     if not proto.graph.node and not proto.graph.output:
         raise ReadError(f"{name!r} holds no graph: it is no ONNX model, or it is truncated; fetch or export it again.")
+    _check_tensors(proto, name)
     _check_external_data(proto, folder, resolved, name)
     _check_functions(proto, name)
     opsets = _opsets(proto, name)
@@ -69,11 +75,58 @@ def read_proto(
         ) from error
     model.opset_imports.update(opsets)
     if folder is not None:
-        ir.external_data.set_base_dir(model.graph, folder)
+        _map_external_data(model, folder)
     if proto.functions:
         InlinePass()(model)
     _override_shapes(model, input_shapes or {}, name)
     return model
+
+
+def _check_tensors(proto: onnx.ModelProto, name: str) -> None:
+    """Refuses tensors whose data cannot be what their shape and dtype say."""
+    for tensor in _tensors(proto.graph):
+        problem = _tensor_problem(tensor)
+        if problem:
+            raise ReadError(f"Tensor {tensor.name[:100]!r} of {name!r} {problem}; the file is malformed, export the model again.")
+
+
+def _tensor_problem(tensor: onnx.TensorProto) -> str | None:
+    known = tensor.data_type in _ITEM_BITS or tensor.data_type == onnx.TensorProto.STRING
+    if not known:
+        return f"has the unknown dtype {tensor.data_type}"
+    if len(tensor.dims) > _MAX_RANK:
+        return f"has {len(tensor.dims)} dimensions, more than the {_MAX_RANK} that NumPy takes"
+    elements = math.prod(tensor.dims)
+    if any(dim < 0 for dim in tensor.dims) or elements > _MAX_ELEMENTS:
+        return f"has the impossible shape {tuple(tensor.dims)}"
+    if tensor.HasField("raw_data") and tensor.data_location != onnx.TensorProto.EXTERNAL:
+        expected = (elements * _ITEM_BITS.get(tensor.data_type, 0) + 7) // 8
+        if len(tensor.raw_data) != expected:
+            return f"has {len(tensor.raw_data)} bytes, but its shape and dtype need {expected}"
+    return None
+
+
+def _map_external_data(model: ir.Model, folder: pathlib.Path) -> None:
+    """Maps external tensors into memory when they are asked for.
+
+    Their places were checked. onnx-ir's own tensors refuse hard links and the links of the Hugging Face cache as well.
+    """
+    for value in model.graph.initializers.values():
+        tensor = value.const_value
+        if isinstance(tensor, ir.ExternalTensor):
+            array = functools.partial(_mapped, folder / str(tensor.location), tensor.offset or 0, tensor.dtype, tuple(tensor.shape.numpy()))
+            value.const_value = ir.LazyTensor(array, dtype=tensor.dtype, shape=tensor.shape, name=tensor.name)
+
+
+def _mapped(path: pathlib.Path, offset: int, dtype: ir.DataType, shape: tuple[int, ...]) -> ir.Tensor:
+    elements = math.prod(shape)
+    if dtype.bitwidth < 8:
+        packed = np.fromfile(path, np.uint8, (elements * dtype.bitwidth + 7) // 8, offset=offset)
+        proto = onnx.TensorProto(data_type=int(dtype), dims=shape, raw_data=packed.tobytes())
+        return ir.Tensor(onnx.numpy_helper.to_array(proto), dtype=dtype)
+    if not elements:
+        return ir.Tensor(np.zeros(shape, dtype.numpy()), dtype=dtype)
+    return ir.Tensor(np.memmap(path, dtype.numpy(), "r", offset, shape), dtype=dtype)
 
 
 def _check_external_data(
@@ -238,7 +291,7 @@ def infer_types(model: ir.Model) -> dict[str, Inferred]:
             if (dim.HasField("dim_value") and dim.dim_value <= 0) or dim.dim_param == "?":
                 dim.Clear()
     try:
-        proto = onnx.shape_inference.infer_shapes(proto, data_prop=True)
+        proto = onnx.shape_inference.infer_shapes(proto)
     except Exception:  # noqa: BLE001  inference is a help; without it ranks come from the operators themselves
         return {}
     found = {}

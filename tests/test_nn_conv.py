@@ -18,6 +18,12 @@ def _strict_promotion():
         yield
 
 
+def pads(layer):
+    """The layer's padding as ONNX's attribute."""
+    lows, highs = zip(*layer.padding, strict=True)
+    return lows + highs
+
+
 @pytest.mark.parametrize(
     "options",
     [
@@ -33,7 +39,7 @@ def _strict_promotion():
 def test_conv_is_the_operator(options):
     layer = nn.Conv(2, 4, 8, (3, 2), key=KEY, **options)
     x = jax.random.normal(jax.random.key(1), (2, 4, 7, 8))
-    padding = {"auto_pad": layer.padding} if isinstance(layer.padding, str) else {"pads": sum(zip(*layer.padding), ())}
+    padding = {"auto_pad": layer.padding} if isinstance(layer.padding, str) else {"pads": pads(layer)}
     expected = plugin.conv(
         x, layer.weight, layer.bias, strides=layer.stride, dilations=layer.dilation, group=layer.groups, **padding
     )
@@ -52,7 +58,7 @@ def test_conv_transpose_is_the_operator(options):
         layer.bias,
         strides=layer.stride,
         group=layer.groups,
-        pads=sum(zip(*layer.padding), ()),
+        pads=pads(layer),
         output_padding=layer.output_padding,
     )
     np.testing.assert_array_equal(layer(x), expected)

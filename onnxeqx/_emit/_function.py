@@ -290,6 +290,7 @@ class FunctionPrinter:
     def _operand(self, item: Call, position: int, value: Value | None) -> ast.expr:
         if value is None:
             return literal(None)
+        self._nearby = [other for other in item.inputs if other is not None]
         if item.op.input_name(position) in item.op.host:
             return self._host_operand(item, position, value)
         if value.leaf is None and value not in self.names and value.array is not None and value.array.size == 1:
@@ -344,7 +345,6 @@ class FunctionPrinter:
 
     def _host_operand(self, item: Call, position: int, value: Value) -> ast.expr:
         if value.array is not None and value.kind is Kind.HOST:
-            self._nearby = [other for other in item.inputs if other is not None]
             return self._symbols(value.array)
         if value.array is not None:
             if (

@@ -4,7 +4,7 @@ import dataclasses
 
 from .._fold import symbol_dims
 from .._graph import Call, Value
-from .._nest import Block, BlockCall, data_reads
+from .._nest import Block, BlockCall, data_reads, dim_reads, has_dim
 from .._symbolic import Dim
 
 Item = Call | BlockCall
@@ -54,10 +54,17 @@ def operands(item: Item) -> list[Value]:
 
 
 def open_dims(item: Item) -> list[Dim]:
-    """The dimensions that an item's symbolic operands read."""
+    """The dimensions that an item's symbolic operands read, and that none of its arrays has."""
+    return [] if isinstance(item, BlockCall) else dim_reads(item)
+
+
+def _holders(item: Item) -> list[Value]:
+    """The arrays among an item's operands whose shapes its symbolic operands read."""
     if isinstance(item, BlockCall):
         return []
-    return [dim for value in data_reads(item) for dim in symbol_dims(value)]
+    dims = [dim for value in data_reads(item) for dim in symbol_dims(value)]
+    found = [next((value for value in data_reads(item) if value.array is None and has_dim(value, dim)), None) for dim in dims]
+    return [value for value in found if value is not None]
 
 
 def _nested(block: Block, order: list[Item], producer: dict[Value, Item]) -> dict[Value, Call]:
@@ -68,6 +75,7 @@ def _nested(block: Block, order: list[Item], producer: dict[Value, Item]) -> dic
     for value in block.outputs:
         uses[value] = uses.get(value, 0) + 2
     needed_for_shape = {dim.value for item in order for dim in open_dims(item)}
+    needed_for_shape |= {value for item in order for value in _holders(item)}
     nested: dict[Value, Call] = {}
     cost: dict[int, int] = {}
     for item in order:

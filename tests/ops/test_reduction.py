@@ -1,12 +1,17 @@
 """Reductions and running sums: every version against ONNX Runtime, empty sets, host values, symbolic dimensions."""
 
+import functools
+
 import jax
+import jax.export
 import jax.numpy as jnp
+import jax.test_util
 import numpy as np
 import pytest
 
 from onnxeqx.plugins import reduction
 
+from . import shape_cases
 from .family_cases import (
     M,
     N,
@@ -19,6 +24,7 @@ from .family_cases import (
     texts,
 )
 
+CASES = shape_cases.case_names("reduction")
 HOST_CASES = host_case_names("reduction")
 X = np.random.default_rng(0).uniform(0.5, 2, (2, 3, 4)).astype(np.float32)
 NAMES = ["Sum", "Mean", "Max", "Min", "Prod", "L1", "L2", "LogSum", "LogSumExp", "SumSquare"]
@@ -30,8 +36,15 @@ def test_suite_on_host(name):
     check_host_case(name)
 
 
-def test_the_suite_has_host_cases():
+def test_the_suite_has_cases():
     assert len(HOST_CASES) >= 60
+    assert len(CASES) >= 120
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_suite_on_device(name):
+    with jax.numpy_dtype_promotion("strict"):
+        shape_cases.check_on_device(name)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -142,6 +155,69 @@ def test_running_products():
     check("CumProd", 26, [x, np.array(0)], np.array([2, 6, 24], np.float32))
     check("CumProd", 26, [x, np.array(0)], np.array([1, 2, 6], np.float32), exclusive=1)
     check("CumProd", 26, [x, np.array(0)], np.array([12, 4, 1], np.float32), exclusive=1, reverse=1)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_narrow_floats_do_not_overflow(dtype):
+    ones, large = jnp.ones(70_000, dtype), jnp.array([300, 400], dtype)
+    with jax.numpy_dtype_promotion("strict"):
+        results = reduction.reduce_mean(ones), reduction.reduce_l2(large), reduction.reduce_log_sum(ones)
+    for result, wanted in zip(results, (1, 500, np.log(70_000)), strict=True):
+        assert result.dtype == dtype
+        np.testing.assert_allclose(result.astype(jnp.float32), wanted, rtol=5e-3)
+    on_host = reduction.reduce_mean(np.asarray(ones))
+    assert isinstance(on_host, np.ndarray)
+    assert (on_host, on_host.dtype) == (1, dtype)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_gradients(name):
+    function = lookup(f"Reduce{name}", 18).function
+    jax.test_util.check_grads(lambda x: function(x, (1,)), (X,), order=1, modes=["rev"], atol=2e-2, rtol=2e-2)
+
+
+@pytest.mark.parametrize("function", [reduction.cum_sum, reduction.cum_prod])
+def test_gradients_of_running_values(function):
+    for options in ({}, {"exclusive": 1}, {"reverse": 1}):
+        running = functools.partial(function, axis=1, **options)
+        jax.test_util.check_grads(running, (X,), order=1, modes=["rev"], atol=2e-2, rtol=2e-2)
+
+
+def test_the_norm_of_zeros_has_the_gradient_zero():
+    np.testing.assert_array_equal(jax.grad(lambda x: reduction.reduce_l2(x, keepdims=0))(jnp.zeros(3)), np.zeros(3))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_sizes_stay_symbolic_under_export(name):
+    function = lookup(f"Reduce{name}", 18).function
+    assert exported_shape(lambda x: function(x, (1,))) == "(b, 1, n)"
+    assert exported_shape(lambda x: function(x[1:], (0,), keepdims=0)) == "(3, n)"
+
+
+@pytest.mark.parametrize(
+    ("function", "expected"),
+    [
+        (lambda x: reduction.arg_max(x, axis=0, select_last_index=1), "(1, 3, n)"),
+        (lambda x: reduction.arg_min(x, axis=2, keepdims=0), "(b, 3)"),
+        (lambda x: reduction.cum_sum(x, 0, exclusive=1, reverse=1), "(b, 3, n)"),
+        (lambda x: reduction.cum_prod(x, -1), "(b, 3, n)"),
+        (lambda x: reduction.reduce_mean(x.astype(jnp.int32), (0,)), "(1, 3, n)"),
+    ],
+)
+def test_positions_and_running_values_of_symbolic_size(function, expected):
+    assert exported_shape(function) == expected
+
+
+def exported_shape(function):
+    specification = jax.ShapeDtypeStruct(jax.export.symbolic_shape("b, 3, n"), jnp.float32)
+    (result,) = jax.export.export(jax.jit(function))(specification).out_avals
+    return str(result.shape)
+
+
+def test_running_sums_of_a_shape_stay_in_64_bits():
+    result = reduction.cum_sum((2**40, 2**40), 0)
+    assert isinstance(result, np.ndarray)
+    np.testing.assert_array_equal(result, np.array([2**40, 2**41]))
 
 
 @pytest.mark.parametrize("name", NAMES)

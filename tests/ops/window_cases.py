@@ -35,13 +35,17 @@ def runtime(name: str, opset: int, inputs: tuple[np.ndarray, ...], n_outputs: in
 
 
 def ours(name: str, opset: int, inputs: tuple[np.ndarray, ...], n_outputs: int = 1, **attributes: Any) -> Any:
-    """The node's outputs from the operator registered for this opset, under strict promotion."""
+    """The node's outputs from the operator registered for this opset, under `jit` and strict promotion."""
     op = host().registry.lookup("", name, opset)
     assert op is not None
     options = attributes | ({"n_outputs": n_outputs} if "n_outputs" in op.attributes else {})
-    operands = [x if op.input_name(i) in op.host else jnp.asarray(x) for i, x in enumerate(inputs)]
+    traced = {i: jnp.asarray(x) for i, x in enumerate(inputs) if op.input_name(i) not in op.host}
+
+    def function(traced: dict[int, jax.Array]) -> Any:
+        return op.function(*(traced.get(i, x) for i, x in enumerate(inputs)), **options)
+
     with jax.numpy_dtype_promotion("strict"):
-        results = op.function(*operands, **options)
+        results = jax.jit(function)(traced)
     return results if isinstance(results, tuple) else (results,)
 
 
