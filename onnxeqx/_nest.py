@@ -315,7 +315,11 @@ class _Nesting:
         outputs = [value for value in produced if is_read(value)]
         for value in produced:
             dims = [
-                dim for user in self.readers[value] if id(user) not in inside for dim in dim_reads(user) if dim.value is value
+                dim
+                for user in self.readers[value]
+                if id(user) not in inside
+                for dim in dim_reads(user)
+                if dim.value is value
             ]
             if value not in outputs and any(not any(has_dim(known, dim) for known in outputs) for dim in dims):
                 outputs.append(value)
@@ -330,7 +334,12 @@ def data_reads(call: Call) -> list[Value]:
 def dim_reads(call: Call) -> list[Dim]:
     """The dimensions a call reads through symbolic operands, and that none of its arrays has."""
     arrays = [value for value in data_reads(call) if value.array is None or value.leaf is not None]
-    return [dim for value in data_reads(call) for dim in symbol_dims(value) if not any(has_dim(array, dim) for array in arrays)]
+    return [
+        dim
+        for value in data_reads(call)
+        for dim in symbol_dims(value)
+        if not any(has_dim(array, dim) for array in arrays)
+    ]
 
 
 def reads(call: Call) -> list[Value]:

@@ -21,7 +21,11 @@ _MAX_INLINED_NODES = 1_000_000
 _LARGE_TENSOR_BYTES = 1 << 10
 _MAX_RANK = 64
 _MAX_ELEMENTS = 1 << 48
-_ITEM_BITS = {int(dtype): round(dtype.itemsize * 8) for dtype in ir.DataType if dtype not in (ir.DataType.UNDEFINED, ir.DataType.STRING)}
+_ITEM_BITS = {
+    int(dtype): round(dtype.itemsize * 8)
+    for dtype in ir.DataType
+    if dtype not in (ir.DataType.UNDEFINED, ir.DataType.STRING)
+}
 
 
 def read(path: str | os.PathLike[str], input_shapes: InputShapes | None = None) -> ir.Model:
@@ -87,7 +91,9 @@ def _check_tensors(proto: onnx.ModelProto, name: str) -> None:
     for tensor in _tensors(proto.graph):
         problem = _tensor_problem(tensor)
         if problem:
-            raise ReadError(f"Tensor {tensor.name[:100]!r} of {name!r} {problem}; the file is malformed, export the model again.")
+            raise ReadError(
+                f"Tensor {tensor.name[:100]!r} of {name!r} {problem}; the file is malformed, export the model again."
+            )
 
 
 def _tensor_problem(tensor: onnx.TensorProto) -> str | None:
@@ -114,7 +120,8 @@ def _map_external_data(model: ir.Model, folder: pathlib.Path) -> None:
     for value in model.graph.initializers.values():
         tensor = value.const_value
         if isinstance(tensor, ir.ExternalTensor):
-            array = functools.partial(_mapped, folder / str(tensor.location), tensor.offset or 0, tensor.dtype, tuple(tensor.shape.numpy()))
+            shape = tuple(tensor.shape.numpy())
+            array = functools.partial(_mapped, folder / str(tensor.location), tensor.offset or 0, tensor.dtype, shape)
             value.const_value = ir.LazyTensor(array, dtype=tensor.dtype, shape=tensor.shape, name=tensor.name)
 
 

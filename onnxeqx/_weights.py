@@ -122,7 +122,8 @@ def partition(
     the labels are put on the flat list of leaves.
 
     ```python
-    optimizer = onnxeqx.partition({"head": optax.adamw(1e-3), "body": optax.adamw(1e-5)}, {"head": "classifier.*"}, default="body")
+    rates = {"head": optax.adamw(1e-3), "body": optax.adamw(1e-5)}
+    optimizer = onnxeqx.partition(rates, {"head": "classifier.*"}, default="body")
     ```
 
     **Arguments:**

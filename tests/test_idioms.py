@@ -221,7 +221,7 @@ def test_a_frozen_body_is_bitwise_unchanged_and_has_no_gradients(name, model, in
 @pytest.mark.parametrize("combinator", ["masked", "adamw mask", "selective_transform"])
 def test_optax_takes_masks_as_functions(name, model, inputs, combinator):
     pattern = "classifier.*" if name == CNN else "mods.0.classifier.*"
-    params, static = eqx.partition(model, eqx.is_inexact_array)
+    params, _ = eqx.partition(model, eqx.is_inexact_array)
 
     def mask(params):
         return onnxeqx.parameters(params, trainable=pattern)
@@ -425,6 +425,7 @@ def float64_oracle(name, inputs) -> np.ndarray:
                 attribute.i = TensorProto.DOUBLE
     names = [value.name for value in proto.graph.input]
     arrays = [array.astype(np.float64) if array.dtype == np.float32 else array.astype(np.int64) for array in inputs]
+
     class LayerNormalization(OpRun):
         """The standard's evaluator computes this one in float32, whatever its input."""
 

@@ -38,7 +38,9 @@ def refused(path, error=onnxeqx.OnnxeqxError, match: str | None = None, seconds:
 # Files that are no models.
 
 
-@pytest.mark.parametrize("content", [b"", b"hello, world", os.urandom(1000), b"\x08\x08"], ids=["empty", "text", "random", "header"])
+@pytest.mark.parametrize(
+    "content", [b"", b"hello, world", os.urandom(1000), b"\x08\x08"], ids=["empty", "text", "random", "header"]
+)
 def test_files_that_are_no_models(tmp_path, content):
     (tmp_path / "m.onnx").write_bytes(content)
     assert "\n" not in refused(tmp_path / "m.onnx", onnxeqx.ReadError)
@@ -70,7 +72,13 @@ def test_all_unknown_operators_are_listed_at_once(tmp_path):
     for node, name in zip(model.graph.node, ("first", "second", "third"), strict=True):
         node.name = name
     message = refused(saved(model, tmp_path), onnxeqx.UnsupportedOpsError)
-    for part in ("org.acme::Warp at opset 2", "'first', 'second'", "org.acme::Weft", "'third'", "@onnxeqx.op('Warp', domain='org.acme'"):
+    for part in (
+        "org.acme::Warp at opset 2",
+        "'first', 'second'",
+        "org.acme::Weft",
+        "'third'",
+        "@onnxeqx.op('Warp', domain='org.acme'",
+    ):
         assert part in message, part
 
 
@@ -185,7 +193,12 @@ def test_doubling_functions_are_refused(tmp_path):
         body = f"a = local.f{i - 1}(x) y = local.f{i - 1}(a)"
         functions.append(f'<domain: "local", opset_import: ["" : 17, "local" : 1]> f{i} (x) => (y) {{ {body} }}')
     head = '<ir_version: 8, opset_import: ["" : 17, "local" : 1]> g (float[n] x) => (float[n] y) { y = local.f30(x) }'
-    refused(saved(onnx.parser.parse_model("\n".join([head, *functions])), tmp_path), onnxeqx.ReadError, "expands to over", seconds=1)
+    refused(
+        saved(onnx.parser.parse_model("\n".join([head, *functions])), tmp_path),
+        onnxeqx.ReadError,
+        "expands to over",
+        seconds=1,
+    )
 
 
 def test_nodes_in_any_order_load():
@@ -244,7 +257,9 @@ BOMBS = {
 def test_folding_is_bounded(name):
     import resource
 
-    text = f'<ir_version: 8, opset_import: ["" : 17]> g (float[n] x) => (float[m] y) {{ {BOMBS[name]} y = Add(x, big) }}'
+    text = (
+        f'<ir_version: 8, opset_import: ["" : 17]> g (float[n] x) => (float[m] y) {{ {BOMBS[name]} y = Add(x, big) }}'
+    )
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     start = time.perf_counter()
     onnxeqx.load_model(onnx.parser.parse_model(text))
@@ -255,7 +270,10 @@ def test_folding_is_bounded(name):
 def test_a_chain_of_many_nodes_needs_no_recursion():
     nodes = [helper.make_node("Neg", [f"v{i}"], [f"v{i + 1}"]) for i in range(5000)]
     graph = helper.make_graph(
-        nodes, "chain", [helper.make_tensor_value_info("v0", TensorProto.FLOAT, [2])], [helper.make_tensor_value_info("v5000", TensorProto.FLOAT, [2])]
+        nodes,
+        "chain",
+        [helper.make_tensor_value_info("v0", TensorProto.FLOAT, [2])],
+        [helper.make_tensor_value_info("v5000", TensorProto.FLOAT, [2])],
     )
     start = time.perf_counter()
     onnxeqx.load_model(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8))

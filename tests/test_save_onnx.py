@@ -68,7 +68,10 @@ def sample_with_shapes(name, tmp_path) -> str:
 def test_an_unchanged_model_is_written_with_the_original_numbers(tmp_path):
     original = sample_model(CNN)
     onnxeqx.save_onnx(onnxeqx.load_model(original), tmp_path / "same.onnx")
-    written = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in onnx.load(tmp_path / "same.onnx").graph.initializer}
+    written = {
+        tensor.name: onnx.numpy_helper.to_array(tensor)
+        for tensor in onnx.load(tmp_path / "same.onnx").graph.initializer
+    }
     read = {name for node in original.graph.node for name in node.input}
     for tensor in original.graph.initializer:
         if tensor.name in read:

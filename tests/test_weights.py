@@ -110,7 +110,13 @@ def test_all_mismatches_are_listed_at_once(tmp_path):
     with pytest.raises(onnxeqx.WeightsError) as caught:
         onnxeqx.load_weights(Net(), tmp_path / "w.safetensors")
     text = str(caught.value)
-    for part in ("missing: norm.weight", "missing: layer.2.weight", "unexpected: extra", "shape of fc.weight: (5, 3)", "dtype of table"):
+    for part in (
+        "missing: norm.weight",
+        "missing: layer.2.weight",
+        "unexpected: extra",
+        "shape of fc.weight: (5, 3)",
+        "dtype of table",
+    ):
         assert part in text, part
 
 

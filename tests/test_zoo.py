@@ -24,11 +24,18 @@ pytestmark = pytest.mark.zoo
 
 ZOO = pathlib.Path(__file__).parents[2] / "shared" / "zoo"
 LIGHT = pathlib.Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
-LATER = {"rnn_stack.ts", "loop_if.ts", "mobilenet_v3_small.tstrain"}  # recurrence, control flow, training-mode BatchNorm
+LATER = {
+    "rnn_stack.ts",
+    "loop_if.ts",
+    "mobilenet_v3_small.tstrain",
+}  # recurrence, control flow, training-mode BatchNorm
 PACKAGED = ("magika", "paraphrase_minilm_l3", "ppocrv4_rec")
 MODELS = sorted(path.stem for path in (ZOO / "models").glob("*.onnx") if path.stem not in LATER)
 # Sizes of dimensions that a file leaves open. Beyond images and tokens: GPT-2 with a cache declares past and total.
-SIZES = ({"batch": 2, "seq": 12, "past": 3, "total": 15, "dseq": 5, "eseq": 12}, {"batch": 3, "seq": 7, "past": 5, "total": 12, "dseq": 4, "eseq": 7})
+SIZES = (
+    {"batch": 2, "seq": 12, "past": 3, "total": 15, "dseq": 5, "eseq": 12},
+    {"batch": 3, "seq": 7, "past": 5, "total": 12, "dseq": 4, "eseq": 7},
+)
 
 
 def require_zoo() -> None:
@@ -44,7 +51,9 @@ def sizes_of(model, run: int) -> dict[str, int]:
             name = getattr(dim, "value", None) or f"{value.name}[{axis}]"
             if not (isinstance(dim, int) and dim > 0):
                 images = len(value.shape) == 4
-                known.setdefault(name, SIZES[run]["batch"] if axis == 0 else (48, 64)[run] if images else SIZES[run]["seq"])
+                known.setdefault(
+                    name, SIZES[run]["batch"] if axis == 0 else (48, 64)[run] if images else SIZES[run]["seq"]
+                )
     return known
 
 
@@ -93,7 +102,12 @@ def seeded(model: onnx.ModelProto) -> onnx.ModelProto:
     """The network with its constant fills replaced by seeded random weights: He-scaled kernels, positive statistics."""
     generator = np.random.default_rng(0)
     shapes = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    scales = {name for node in model.graph.node if node.op_type == "BatchNormalization" for name in (node.input[1], node.input[4])}
+    scales = {
+        name
+        for node in model.graph.node
+        if node.op_type == "BatchNormalization"
+        for name in (node.input[1], node.input[4])
+    }
     for node in model.graph.node:
         if node.op_type == "ConstantOfShape":
             shape, name = tuple(shapes[node.input[0]]), node.output[0]
@@ -104,7 +118,9 @@ def seeded(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.parametrize("name", ["resnet50.ts", "squeezenet1_1.dyn", "densenet121.ts", "googlenet.dyn", "bert_small.ts"])
+@pytest.mark.parametrize(
+    "name", ["resnet50.ts", "squeezenet1_1.dyn", "densenet121.ts", "googlenet.dyn", "bert_small.ts"]
+)
 def test_gradients_are_finite_and_agree_with_finite_differences(name, tmp_path):
     require_zoo()
     import jax
@@ -157,4 +173,8 @@ def check_directions(loss, params, gradients) -> None:
 
         numeric = (along(step) - along(-step)) / (2 * step)
         exact = float(jnp.sum(slopes[index] * direction))
-        assert abs(numeric - exact) <= 1e-4 * max(abs(exact), abs(numeric)) + 1e-8 * abs(along(0.0)), (index, numeric, exact)
+        assert abs(numeric - exact) <= 1e-4 * max(abs(exact), abs(numeric)) + 1e-8 * abs(along(0.0)), (
+            index,
+            numeric,
+            exact,
+        )

@@ -63,7 +63,9 @@ def _holders(item: Item) -> list[Value]:
     if isinstance(item, BlockCall):
         return []
     dims = [dim for value in data_reads(item) for dim in symbol_dims(value)]
-    found = [next((value for value in data_reads(item) if value.array is None and has_dim(value, dim)), None) for dim in dims]
+    found = [
+        next((value for value in data_reads(item) if value.array is None and has_dim(value, dim)), None) for dim in dims
+    ]
     return [value for value in found if value is not None]
 
 

