@@ -57,19 +57,38 @@ def sizes_of(model, run: int) -> dict[str, int]:
     return known
 
 
-def check(path: pathlib.Path) -> None:
+def check(path: pathlib.Path, draw=random_inputs) -> None:
     model = read(path)
     live = build(convert(model, path.name))
     fixed = all(isinstance(dim, int) and dim > 0 for value in model.graph.inputs for dim in value.shape or ())
     for run in (0,) if fixed else (0, 1):
-        inputs = random_inputs(model, seed=run, sizes=sizes_of(model, run))
+        inputs = draw(model, seed=run, sizes=sizes_of(model, run))
         expected = run_onnxruntime(path, inputs)
         for call in (live, eqx.filter_jit(live)):
             result = call(**inputs)
             results = result if isinstance(result, tuple) else (result,)
             for name, got, wanted in zip(live.output_names, results, expected, strict=True):
                 difference = compare(name, "", np.asarray(got), wanted, rtol=1e-3, atol=1e-4)
-                assert difference.agrees, difference
+                assert difference.agrees or both_agree_with_float64(live, inputs, got, wanted), difference
+
+
+def both_agree_with_float64(live, inputs, got, wanted) -> bool:
+    """Whether both sides are within the tolerance of the model in float64.
+
+    In an ill-conditioned network two roundings may lie on either side of the true value, each within the tolerance.
+    """
+    import jax
+    import jax.numpy as jnp
+
+    with jax.enable_x64(True):
+        wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float64) if eqx.is_inexact_array(leaf) else leaf, live)
+        true = np.asarray(eqx.filter_jit(wide)(**inputs))
+    return all(compare("", "", np.asarray(side), true, rtol=1e-3, atol=1e-4).agrees for side in (got, wanted))
+
+
+def random_bytes(model, *, seed: int, sizes: dict[str, int]) -> dict[str, np.ndarray]:
+    """Contents of a file, for magika: bytes, and 256 for padding."""
+    return {"bytes": np.random.default_rng(seed).integers(0, 257, (seed + 1, 2048)).astype(np.int32)}
 
 
 @pytest.mark.parametrize("name", MODELS or ["zoo"])
@@ -89,7 +108,7 @@ def test_real_efficientnet():
 def test_models_in_published_packages(name, tmp_path):
     require_zoo()
     subprocess.run([sys.executable, str(ZOO / "fetch.py"), str(tmp_path), name], check=True)
-    check(tmp_path / f"{name}.onnx")
+    check(tmp_path / f"{name}.onnx", random_bytes if name == "magika" else random_inputs)
 
 
 @pytest.mark.parametrize("path", sorted(LIGHT.glob("light_*.onnx")), ids=lambda path: path.stem)

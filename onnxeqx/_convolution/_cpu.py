@@ -51,7 +51,10 @@ def _pointwise(x: Array, weight: Array, window: Window) -> Array:
 
 
 def _grouped(x: Array, weight: Array, window: Window) -> Array:
-    """One dense convolution for each block of groups, whose weight is block-diagonal."""
+    """One dense convolution for each block of groups, whose weight is block-diagonal.
+
+    Infinities and NaN thereby spread over a block, as 0 * inf is NaN.
+    """
     together = _together(weight.shape, window)
     blocks = window.groups // together
     dense = Window(window.strides, window.padding, window.dilations, 1)
@@ -64,8 +67,8 @@ def _block_diagonal(weight: Array, blocks: int, together: int) -> Array:
     """(out, in, *kernel) with `together` groups side by side in each block: (out, in * together, *kernel)."""
     channels, *kernel = weight.shape[1:]
     by_group = weight.reshape(blocks, together, -1, 1, channels, *kernel)
-    diagonal = jnp.eye(together, dtype=weight.dtype).reshape(together, 1, together, *(1,) * (1 + len(kernel)))
-    return (by_group * diagonal).reshape(-1, together * channels, *kernel)
+    diagonal = jnp.eye(together, dtype=bool).reshape(together, 1, together, *(1,) * (1 + len(kernel)))
+    return jnp.where(diagonal, by_group, 0).reshape(-1, together * channels, *kernel)
 
 
 def _together(weight: Shape, window: Window) -> int:
