@@ -37,7 +37,7 @@ class BatchNorm(eqx.Module):
 
     def __call__(self, x: Float[Array, "batch channels *spatial"]) -> Float[Array, "batch channels *spatial"]:
         """Same shape and dtype as `x`; computed in float32 at least."""
-        dtype = jnp.promote_types(x.dtype, jnp.float32)
+        dtype = x.dtype if jnp.finfo(x.dtype).bits >= 32 else jnp.float32
         scale = self.weight.astype(dtype) * jax.lax.rsqrt(self.running_var.astype(dtype) + self.eps)
         shift = self.bias.astype(dtype) - self.running_mean.astype(dtype) * scale
         channels = (-1, *(1,) * (x.ndim - 2))
