@@ -11,6 +11,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from ._errors import ConversionError
 from ._graph import Call, Graph, Kind, Leaf, Role, Value
 from ._lower import is_floating, is_weight
 from ._shapes import infer_call
@@ -79,12 +80,18 @@ def _evaluate(call: Call) -> bool:
     try:
         with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"), host_limit(_MAX_FOLDED):
             result = call.op.function(*operands, **call.attributes)
+            results = result if isinstance(result, tuple) else (result,)
+            arrays = [_normalized(array, output.dtype) for array, output in zip(results, call.outputs, strict=False)]
     except (UndecidedError, TypeError, NotImplementedError, MemoryError, OverflowError):
-        for output in call.outputs:
-            output.kind = Kind.HOST
-        return False
-    results = result if isinstance(result, tuple) else (result,)
-    arrays = [_normalized(array, output.dtype) for array, output in zip(results, call.outputs, strict=False)]
+        return _computed_later(call)
+    except (ValueError, IndexError, ArithmeticError) as error:
+        if any(operand is not None and operand.dtype == object for operand in operands):
+            return _computed_later(call)
+        raise ConversionError(
+            f"{call.describe()} cannot be computed from its constant inputs: {error}; export the model again.".replace(
+                "\n", " "
+            )
+        ) from error
     if any(array is None or array.size > _MAX_FOLDED for array in arrays):
         return False
     for array, output in zip(arrays, call.outputs, strict=False):
@@ -92,6 +99,12 @@ def _evaluate(call: Call) -> bool:
         output.array, output.shape, output.dtype = array, array.shape, output.dtype or array.dtype
         output.stored = call.op.stores or (len(call.inputs) == 1 and _is_view(call) and call.inputs[0].stored)
     return True
+
+
+def _computed_later(call: Call) -> bool:
+    for output in call.outputs:
+        output.kind = Kind.HOST
+    return False
 
 
 def _is_view(call: Call) -> bool:

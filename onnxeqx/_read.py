@@ -5,7 +5,7 @@ import functools
 import math
 import os
 import pathlib
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 import google.protobuf.message
 import numpy as np
@@ -14,18 +14,12 @@ import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
 from ._errors import ReadError
+from ._sparse import with_dense_initializers
+from ._validation import validate
 
 InputShapes = Mapping[str, Sequence[int | str | None]]
 
-_MAX_INLINED_NODES = 1_000_000
 _LARGE_TENSOR_BYTES = 1 << 10
-_MAX_RANK = 64
-_MAX_ELEMENTS = 1 << 48
-_ITEM_BITS = {
-    int(dtype): round(dtype.itemsize * 8)
-    for dtype in ir.DataType
-    if dtype not in (ir.DataType.UNDEFINED, ir.DataType.STRING)
-}
 
 
 def read(path: str | os.PathLike[str], input_shapes: InputShapes | None = None) -> ir.Model:
@@ -65,12 +59,9 @@ def read_proto(
     input_shapes: InputShapes | None = None,
 ) -> ir.Model:
     """As [`onnxeqx._read.read`][], from a model in memory; the model is not changed."""
-    if not proto.graph.node and not proto.graph.output:
-        raise ReadError(f"{name!r} holds no graph: it is no ONNX model, or it is truncated; fetch or export it again.")
-    _check_tensors(proto, name)
-    _check_external_data(proto, folder, resolved, name)
-    _check_functions(proto, name)
+    validate(proto, folder, resolved, name)
     opsets = _opsets(proto, name)
+    proto = with_dense_initializers(proto)
     try:
         model = ir.from_proto(proto)
     except Exception as error:  # onnx-ir raises many types on malformed protobufs
@@ -86,43 +77,29 @@ def read_proto(
     return model
 
 
-def _check_tensors(proto: onnx.ModelProto, name: str) -> None:
-    """Refuses tensors whose data cannot be what their shape and dtype say."""
-    for tensor in _tensors(proto.graph):
-        problem = _tensor_problem(tensor)
-        if problem:
-            raise ReadError(
-                f"Tensor {tensor.name[:100]!r} of {name!r} {problem}; the file is malformed, export the model again."
-            )
-
-
-def _tensor_problem(tensor: onnx.TensorProto) -> str | None:
-    known = tensor.data_type in _ITEM_BITS or tensor.data_type == onnx.TensorProto.STRING
-    if not known:
-        return f"has the unknown dtype {tensor.data_type}"
-    if len(tensor.dims) > _MAX_RANK:
-        return f"has {len(tensor.dims)} dimensions, more than the {_MAX_RANK} that NumPy takes"
-    elements = math.prod(tensor.dims)
-    if any(dim < 0 for dim in tensor.dims) or elements > _MAX_ELEMENTS:
-        return f"has the impossible shape {tuple(tensor.dims)}"
-    if tensor.HasField("raw_data") and tensor.data_location != onnx.TensorProto.EXTERNAL:
-        expected = (elements * _ITEM_BITS.get(tensor.data_type, 0) + 7) // 8
-        if len(tensor.raw_data) != expected:
-            return f"has {len(tensor.raw_data)} bytes, but its shape and dtype need {expected}"
-    return None
-
-
 def _map_external_data(model: ir.Model, folder: pathlib.Path) -> None:
     """Maps external tensors into memory when they are asked for.
 
     Their places were checked. onnx-ir's own tensors refuse hard links and the links of the Hugging Face cache as well.
     """
     for value in model.graph.initializers.values():
-        tensor = value.const_value
-        if isinstance(tensor, ir.ExternalTensor):
-            shape = tuple(tensor.shape.numpy())
-            array = functools.partial(_mapped, folder / str(tensor.location), tensor.offset or 0, tensor.dtype, shape)
-            value.const_value = ir.LazyTensor(array, dtype=tensor.dtype, shape=tensor.shape, name=tensor.name)
+        if isinstance(value.const_value, ir.ExternalTensor):
+            value.const_value = _lazy(value.const_value, folder)
+    for node in _nodes(model):
+        for attribute in list(node.attributes.values()):
+            if isinstance(attribute.value, ir.ExternalTensor):
+                node.attributes[attribute.name] = ir.AttrTensor(attribute.name, _lazy(attribute.value, folder))
+
+
+def _nodes(model: ir.Model) -> Iterator[ir.Node]:
+    for body in (model.graph, *model.functions.values()):
+        yield from ir.traversal.RecursiveGraphIterator(body)
+
+
+def _lazy(tensor: ir.ExternalTensor, folder: pathlib.Path) -> ir.LazyTensor:
+    shape = tuple(tensor.shape.numpy())
+    array = functools.partial(_mapped, folder / str(tensor.location), tensor.offset or 0, tensor.dtype, shape)
+    return ir.LazyTensor(array, dtype=tensor.dtype, shape=tensor.shape, name=tensor.name)
 
 
 def _mapped(path: pathlib.Path, offset: int, dtype: ir.DataType, shape: tuple[int, ...]) -> ir.Tensor:
@@ -134,90 +111,6 @@ def _mapped(path: pathlib.Path, offset: int, dtype: ir.DataType, shape: tuple[in
     if not elements:
         return ir.Tensor(np.zeros(shape, dtype.numpy()), dtype=dtype)
     return ir.Tensor(np.memmap(path, dtype.numpy(), "r", offset, shape), dtype=dtype)
-
-
-def _check_external_data(
-    proto: onnx.ModelProto, folder: pathlib.Path | None, resolved: pathlib.Path | None, name: str
-) -> None:
-    for tensor in _tensors(proto.graph):
-        if tensor.data_location != onnx.TensorProto.EXTERNAL:
-            continue
-        entries = {entry.key: entry.value for entry in tensor.external_data}
-        location = entries.get("location", "")
-        if folder is None:
-            raise ReadError(
-                f"Tensor {tensor.name!r} of {name!r} is stored in the external file {location!r}, which a model in memory "
-                "does not bring along; load it by path."
-            )
-        relative = pathlib.PurePosixPath(location.replace("\\", "/"))
-        target = folder / relative
-        if not location or relative.is_absolute() or ".." in relative.parts or not _inside(target, folder, resolved):
-            raise ReadError(
-                f"Tensor {tensor.name!r} of {name!r} points to {location!r}, outside the model's folder; "
-                "external data must lie beside the model."
-            )
-        if not target.is_file():
-            raise ReadError(
-                f"External data {location!r} of {name!r} is missing; put it beside the model, in {str(folder)!r}."
-            )
-        offset, size = int(entries.get("offset", 0)), target.stat().st_size
-        length = int(entries.get("length", size - offset))
-        if offset < 0 or length < 0 or offset + length > size:
-            raise ReadError(
-                f"External data {location!r} of {name!r} has {size} bytes, but tensor {tensor.name!r} needs bytes "
-                f"{offset} to {offset + length}; the file is truncated, fetch it again."
-            )
-
-
-def _inside(target: pathlib.Path, folder: pathlib.Path, resolved: pathlib.Path | None) -> bool:
-    # The Hugging Face cache keeps model.onnx and model.onnx_data as links into one folder of blobs.
-    real = target.resolve()
-    return real.is_relative_to(folder.resolve()) or (resolved is not None and real.parent == resolved)
-
-
-def _tensors(graph: onnx.GraphProto):
-    graphs = [graph]
-    while graphs:
-        graph = graphs.pop()
-        yield from graph.initializer
-        for node in graph.node:
-            for attribute in node.attribute:
-                if attribute.HasField("t"):
-                    yield attribute.t
-                yield from attribute.tensors
-                graphs.extend([attribute.g] if attribute.HasField("g") else attribute.graphs)
-
-
-def _check_functions(proto: onnx.ModelProto, name: str) -> None:
-    """Refuses functions that call themselves, and doubling ones that would inline into billions of nodes."""
-    functions = {(function.domain, function.name): function for function in proto.functions}
-    sizes: dict[tuple[str, str], int] = {}
-    pending: set[tuple[str, str]] = set()
-    for root in functions:
-        stack = [(root, False)]
-        while stack:
-            current, done = stack.pop()
-            calls = [
-                (node.domain, node.op_type)
-                for node in functions[current].node
-                if (node.domain, node.op_type) in functions
-            ]
-            if done:
-                pending.discard(current)
-                sizes[current] = len(functions[current].node) + sum(sizes[call] for call in calls)
-                if sizes[current] > _MAX_INLINED_NODES:
-                    raise ReadError(
-                        f"Function {current[1]!r} of {name!r} expands to over {_MAX_INLINED_NODES:,} nodes; the file is refused."
-                    )
-            elif current not in sizes and current not in pending:
-                pending.add(current)
-                stack.append((current, True))
-                cycle = next((call for call in calls if call in pending), None)
-                if cycle is not None:
-                    raise ReadError(
-                        f"Function {cycle[1]!r} of {name!r} calls itself, which ONNX forbids; export the model again."
-                    )
-                stack.extend((call, False) for call in calls if call not in sizes)
 
 
 def _opsets(proto: onnx.ModelProto, name: str) -> dict[str, int]:
@@ -289,7 +182,13 @@ def infer_types(model: ir.Model) -> dict[str, Inferred]:
         for name, value in initializers
         if value.const_value is not None and value.const_value.nbytes > _LARGE_TENSOR_BYTES
     ]
-    proto = proto_without(model, large)
+    try:
+        proto = proto_without(model, large)
+    except ir.serde.SerdeError as error:
+        cause = error
+        while cause.__cause__ is not None:
+            cause = cause.__cause__
+        raise ReadError(f"The model is malformed: {cause}".splitlines()[0] + "; export it again.") from error
     del proto.graph.value_info[:]
     for output in proto.graph.output:
         output.type.tensor_type.ClearField("shape")

@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from ._graph import Value
 
 
+# Shared parts count each time they are read: a chain of doublings would otherwise take exponential time to print.
+_MAX_SIZE = 200
+
+
 class UndecidedError(TypeError):
     """A comparison whose outcome depends on the sizes of a later call; the value is then computed while tracing."""
 
@@ -116,6 +120,7 @@ class Arithmetic(Symbol):
     operator: str
     left: Any
     right: Any
+    size: int = 1
 
     def __repr__(self) -> str:
         return f"({self.left!r} {self.operator} {self.right!r})"
@@ -162,7 +167,14 @@ def _arithmetic(name: str, left: Any, right: Any) -> Any:
     if name == "//" and not (is_non_negative(left) and is_non_negative(right)):
         # ONNX divides integers towards zero, Python towards minus infinity; they agree on sizes.
         raise UndecidedError(f"the sign of {left!r} // {right!r} is not known at load")
-    return Arithmetic(name, left, right)
+    size = _size(left) + _size(right) + 1
+    if size > _MAX_SIZE:
+        raise UndecidedError(f"the expression {name!r} has over {_MAX_SIZE} terms")
+    return Arithmetic(name, left, right, size)
+
+
+def _size(symbol: Any) -> int:
+    return symbol.size if isinstance(symbol, Arithmetic) else 1
 
 
 def dims(symbol: Any) -> list[Dim]:

@@ -131,6 +131,45 @@ def test_external_data_outside_the_folder(tmp_path, location):
     refused(path, onnxeqx.ReadError, "outside the model's folder")
 
 
+def in_function(tensor: onnx.TensorProto) -> onnx.ModelProto:
+    model = onnx.parser.parse_model(
+        """<ir_version: 8, opset_import: ["" : 17, "local" : 1]>
+        g (float[n, 4] x) => (float[n, 4] y) { y = local.shift(x) }
+        <domain: "local", opset_import: ["" : 17]> shift (a) => (b) { w = Constant <value_float: float = 1.0> () b = Add(a, w) }"""
+    )
+    attribute = model.functions[0].node[0].attribute[0]
+    attribute.CopyFrom(helper.make_attribute("value", tensor))
+    return model
+
+
+@pytest.mark.parametrize("location", ["../outside.data", "/etc/passwd"])
+def test_external_data_of_a_function_body_outside_the_folder(tmp_path, location):
+    tensor = onnx.TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value=location)
+    (tmp_path / "models").mkdir()
+    (tmp_path / "outside.data").write_bytes(np.ones(4, np.float32).tobytes())
+    refused(saved(in_function(tensor), tmp_path / "models"), onnxeqx.ReadError, "outside the model's folder")
+
+
+def test_external_data_of_a_function_body(tmp_path, monkeypatch):
+    tensor = onnx.TensorProto(name="w", data_type=TensorProto.FLOAT, dims=[4], data_location=TensorProto.EXTERNAL)
+    tensor.external_data.add(key="location", value="w.data")
+    (tmp_path / "w.data").write_bytes(np.full(4, 2, np.float32).tobytes())
+    path = saved(in_function(tensor), tmp_path)
+    np.testing.assert_array_equal(onnxeqx.load(path)(X), X + 2)
+
+
+@pytest.mark.parametrize(("key", "value"), [("length", "4"), ("length", "-1"), ("offset", "-4"), ("offset", "zero")])
+def test_external_data_of_another_length(tmp_path, key, value):
+    model = small()
+    path = external(tmp_path)
+    model = onnx.load(path, load_external_data=False)
+    entries = {entry.key: entry for entry in model.graph.initializer[0].external_data}
+    entries[key].value = value
+    path.write_bytes(model.SerializeToString())
+    refused(path, onnxeqx.ReadError, "need 64 bytes")
+
+
 def test_a_symbolic_link_out_of_the_folder(tmp_path):
     folder = tmp_path / "inside"
     folder.mkdir()
@@ -287,14 +326,66 @@ def test_a_chain_of_many_nodes_needs_no_recursion():
         lambda t: t.dims.__setitem__(slice(None), [2**40, 2**40]),
         lambda t: t.__setattr__("raw_data", t.raw_data[:-1]),
         lambda t: t.__setattr__("data_type", 999),
+        lambda t: (t.ClearField("raw_data"), t.float_data.extend([1.0] * 15)),
+        lambda t: (t.ClearField("raw_data"), t.int32_data.extend([1] * 16)),
+        lambda t: t.__setattr__("data_type", TensorProto.STRING),
     ],
-    ids=["rank", "overflow", "raw data", "dtype"],
+    ids=["rank", "overflow", "raw data", "dtype", "float data", "wrong field", "strings"],
 )
 def test_malformed_tensors(tmp_path, spoil):
     model = small()
     tensor = model.graph.initializer[0]
     spoil(tensor)
     refused(saved(model, tmp_path), seconds=2)
+
+
+def test_symbolic_sizes_that_double_do_not_grow_exponentially():
+    doublings = " ".join(f"s{i + 1} = Add(s{i}, s{i})" for i in range(64))
+    text = f"""<ir_version: 8, opset_import: ["" : 17]> g (float[n] x) => (float[m] y) {{
+        s0 = Shape(x) {doublings} zero = Constant <value_ints: ints = [0]> ()
+        s = Mul(s64, zero) one = Constant <value: tensor = float[1] {{1}}> () none = Expand(one, s) y = Concat <axis: int = 0> (x, none) }}"""
+    start = time.perf_counter()
+    model = onnxeqx.load_model(onnx.parser.parse_model(text))
+    assert time.perf_counter() - start < 5
+    x = np.ones(3, np.float32)
+    np.testing.assert_array_equal(model(x), x)
+
+
+# Names and sparse tensors.
+
+
+def test_names_given_twice_are_refused(tmp_path):
+    model = small()
+    model.graph.initializer.append(numpy_helper.from_array(np.zeros((4, 4), np.float32), "w"))
+    refused(saved(model, tmp_path), onnxeqx.ReadError, "more than one initializer of the name 'w'")
+    model = small()
+    model.graph.input.append(model.graph.input[0])
+    refused(saved(model, tmp_path), onnxeqx.ReadError, "more than one input of the name 'x'")
+    model = small()
+    model.graph.node[1].output[0] = "h"
+    refused(saved(model, tmp_path), onnxeqx.ReadError, "the name 'h'")
+
+
+@pytest.mark.parametrize("coordinates", [False, True])
+def test_sparse_initializers(coordinates):
+    model = small()
+    where = np.array([[0, 0], [1, 1], [2, 2], [3, 3]]) if coordinates else np.array([0, 5, 10, 15])
+    values = numpy_helper.from_array(np.ones(4, np.float32), "w")
+    del model.graph.initializer[:]
+    model.graph.sparse_initializer.append(
+        helper.make_sparse_tensor(values, numpy_helper.from_array(where, "where"), [4, 4])
+    )
+    loaded = onnxeqx.load_model(model)
+    np.testing.assert_array_equal(loaded(X), X)
+    assert len(model.graph.sparse_initializer) == 1
+
+
+def test_a_malformed_sparse_initializer(tmp_path):
+    model = small()
+    values, where = numpy_helper.from_array(np.ones(1, np.float32), "w"), numpy_helper.from_array(np.array([99]), "i")
+    del model.graph.initializer[:]
+    model.graph.sparse_initializer.append(helper.make_sparse_tensor(values, where, [4, 4]))
+    refused(saved(model, tmp_path), onnxeqx.ReadError, "Sparse tensor 'w'.*malformed")
 
 
 # Calls.

@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 
 from .._registry import op
+from .._sparse import dense
 from ..runtime import canonical_dtype, check_host_size, host_ints
 from ._operands import as_arrays
 from .hookspecs import hookimpl
@@ -34,7 +35,7 @@ def constant(
     if value is not None:
         return np.asarray(value)
     if sparse_value is not None:
-        return _dense(sparse_value)
+        return dense(sparse_value)
     for given, dtype in (
         (value_float, np.float32),
         (value_floats, np.float32),
@@ -50,15 +51,6 @@ def _text(value: Any) -> Any:
     if isinstance(value, tuple | list):
         return [_text(item) for item in value]
     return value.decode() if isinstance(value, bytes) else value
-
-
-def _dense(sparse: onnx.SparseTensorProto) -> np.ndarray:
-    """Indices are positions in the flattened tensor, or one coordinate vector for each value."""
-    values, indices = onnx.numpy_helper.to_array(sparse.values), onnx.numpy_helper.to_array(sparse.indices)
-    dense = np.zeros(tuple(sparse.dims), values.dtype)
-    where = np.unravel_index(indices, dense.shape) if indices.ndim == 1 else tuple(indices.T)
-    dense[where] = values
-    return dense
 
 
 @op("Constant", since=11, until=11, on_host=True, stores=True)

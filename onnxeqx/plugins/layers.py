@@ -85,6 +85,8 @@ def conv(call: Call, context: LiftContext) -> Lifted | None:
         return None
     options, groups = call.attributes, call.attributes.get("group", 1)
     out_channels, in_channels, *kernel = weight.shape
+    if len(options.get("pads") or ()) not in (0, 2 * len(kernel)):
+        return None
     arguments: dict[str, Any] = {
         "num_spatial_dims": len(kernel),
         "in_channels": in_channels * groups,
