@@ -41,4 +41,4 @@ def accuracy(outputs: Float[Array, "batch classes *ones"], labels: Int[Array, " 
 def _flat(outputs: Array) -> Array:
     """`(batch, classes)` in float32 or wider: networks with a convolutional head give `(batch, classes, 1, 1)`."""
     flat = outputs.reshape(outputs.shape[0], -1)
-    return flat.astype(jnp.promote_types(flat.dtype, jnp.float32))
+    return flat.astype(flat.dtype if flat.dtype.itemsize >= 4 else jnp.float32)
