@@ -17,7 +17,7 @@ from ._lift import lift
 from ._lower import lower
 from ._names import assign_paths
 from ._nest import Block, nest
-from ._read import proto_without
+from ._read import proto_without, tensor_of
 from ._weights import TRANSFORMS
 from .plugins.manager import PluginHost, host
 
@@ -139,7 +139,7 @@ def _weightless(model: ir.Model, leaves: list[Leaf]) -> bytes:
     proto.graph.input.extend(kept)
     for name in taken:
         tensor = proto.graph.initializer.add(name=name, data_type=shapes[name].elem_type)
-        tensor.dims.extend(model.graph.initializers[name].const_value.shape.numpy())
+        tensor.dims.extend(tensor_of(model.graph.initializers[name]).shape.numpy())
     for node in proto.graph.node:
         if node.output and node.output[0] in names:
             for attribute in node.attribute:

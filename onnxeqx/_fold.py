@@ -92,12 +92,13 @@ def _evaluate(call: Call) -> bool:
                 "\n", " "
             )
         ) from error
-    if any(array is None or array.size > _MAX_FOLDED for array in arrays):
+    kept = [array for array in arrays if array is not None and array.size <= _MAX_FOLDED]
+    if len(kept) < len(arrays):
         return False
-    for array, output in zip(arrays, call.outputs, strict=False):
+    for array, output in zip(kept, call.outputs, strict=False):
         output.kind = Kind.HOST if array.dtype == object else Kind.CONST
         output.array, output.shape, output.dtype = array, array.shape, output.dtype or array.dtype
-        output.stored = call.op.stores or (len(call.inputs) == 1 and _is_view(call) and call.inputs[0].stored)
+        output.stored = call.op.stores or (len(call.inputs) == 1 and _is_view(call) and call.operand(0).stored)
     return True
 
 
@@ -202,16 +203,15 @@ def _make_leaves(graph: Graph) -> None:
             constants[id(value)] = value
     nodes_hold_weights = _nodes_hold_weights(graph, list(constants.values()))
     for value in constants.values():
-        if value.array.size > LITERAL_SIZE or (
-            value.stored and is_weight(value.array.shape, value.array.dtype) and value.array.size > 1
-        ):
+        array = value.known_array
+        if array.size > LITERAL_SIZE or (value.stored and is_weight(array.shape, array.dtype) and array.size > 1):
             value.leaf = _leaf_of_constant(value, nodes_hold_weights)
             value.kind = Kind.DEVICE
     _mark_buffers(operands)
 
 
 def _leaf_of_constant(value: Value, nodes_hold_weights: bool) -> Leaf:
-    array = value.array
+    array = value.known_array
     if not is_floating(array.dtype):
         role = Role.CONSTANT
     else:
@@ -229,9 +229,8 @@ def _leaf_of_constant(value: Value, nodes_hold_weights: bool) -> Leaf:
 
 def _nodes_hold_weights(graph: Graph, constants: list[Value]) -> bool:
     """Whether this file keeps its weights in nodes: Paddle's, Caffe2's and silero's do, and have few initializers or none."""
-    stored = sum(
-        value.array.size for value in constants if value.stored and is_weight(value.array.shape, value.array.dtype)
-    )
+    arrays = [value.known_array for value in constants if value.stored]
+    stored = sum(array.size for array in arrays if is_weight(array.shape, array.dtype))
     initializers = sum(int(np.prod(leaf.shape)) for leaf in graph.leaves() if leaf.role is Role.PARAMETER)
     return stored > initializers
 

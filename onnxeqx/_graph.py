@@ -79,6 +79,13 @@ class Value:
     def __repr__(self) -> str:
         return f"<{self.name}: {self.kind.value} {self.dtype}{self.shape}>"
 
+    @property
+    def known_array(self) -> np.ndarray:
+        """The `array` of a value that has one: a `CONST`, or a `HOST` whose symbols are known."""
+        if self.array is None:
+            raise AssertionError(f"{self!r} has no array")
+        return self.array
+
 
 @dataclasses.dataclass(eq=False)
 class Lifted:
@@ -135,6 +142,13 @@ class Call:
     scope: tuple[str, ...] = ()
     class_names: dict[tuple[str, ...], str] = dataclasses.field(default_factory=dict)
     lifted: Lifted | None = None
+
+    def operand(self, position: int) -> Value:
+        """An input that is present, as those are that the schema requires."""
+        value = self.inputs[position]
+        if value is None:
+            raise AssertionError(f"{self.describe()} has no input {position}")
+        return value
 
     def host_operands(self) -> Iterator[tuple[int, Value]]:
         """The inputs that must be known while tracing, with their positions."""

@@ -56,8 +56,9 @@ def resolve(value: Value, values: Mapping[Value, Any]) -> Any:
         array = value.leaf.load()
         return jnp.asarray(array, canonical_dtype(array.dtype))
     if value.kind is Kind.HOST:
-        items = [evaluate(item, lambda dim: _size(dim, values)) for item in value.array.reshape(-1)]
-        return np.array(items, value.dtype or np.int64).reshape(value.array.shape)
+        symbols = value.known_array
+        items = [evaluate(item, lambda dim: _size(dim, values)) for item in symbols.reshape(-1)]
+        return np.array(items, value.dtype or np.int64).reshape(symbols.shape)
     return value.array
 
 

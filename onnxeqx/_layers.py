@@ -14,7 +14,7 @@ from ._lift import lift
 from ._lower import lower, opset_of
 from ._names import assign_paths, scope_of
 from ._nest import nest
-from ._read import InputShapes, infer_types, read
+from ._read import InputShapes, infer_types, read, value_name
 from ._registry import Registry
 from .plugins.manager import host
 
@@ -96,15 +96,12 @@ def _of_nodes(model: ir.Model, registry: Registry) -> list[Layer]:
     inferred = infer_types(model)
     found = []
     for node in model.graph:
-        weights = [
-            model.graph.initializers[value.name]
-            for value in node.inputs
-            if value is not None and value.name in model.graph.initializers
-        ]
+        names = [value_name(value) for value in node.inputs if value is not None]
+        weights = [model.graph.initializers[name] for name in names if name in model.graph.initializers]
         shapes = [inferred[value.name].shape if value.name in inferred else None for value in node.outputs]
         found.append(
             Layer(
-                node.name or ".".join(scope_of(node)[0]) or (node.outputs[0].name or ""),
+                node.name or ".".join(scope_of(node)[0]) or value_name(node.outputs[0]),
                 f"{node.domain}::{node.op_type}" if node.domain else node.op_type,
                 tuple(
                     None if shape is None else tuple(dim if dim is not None else "?" for dim in shape)

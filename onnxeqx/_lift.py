@@ -131,7 +131,7 @@ def _drop_pass_through(graph: Graph) -> None:
         if not call.op.passes_through or any(output in used for output in call.outputs[1:]):
             kept.append(call)
             continue
-        source, target = call.inputs[0], call.outputs[0]
+        source, target = call.operand(0), call.outputs[0]
         if source.leaf is not None and not source.leaf.folded and is_uniform(source.leaf):
             leaf = source.leaf
             copy = Leaf(target.name, leaf.load, leaf.shape, leaf.dtype, leaf.role, from_node=True)

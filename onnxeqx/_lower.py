@@ -2,7 +2,7 @@
 
 import collections
 import heapq
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import onnx_ir as ir
@@ -10,7 +10,7 @@ import onnx_ir as ir
 from . import _errors
 from ._graph import Call, Graph, Kind, Leaf, Value
 from ._names import scope_of
-from ._read import Inferred, infer_types
+from ._read import Inferred, infer_types, tensor_of, value_name
 from ._registry import Op, Registry
 from ._symbolic import Dim
 
@@ -26,27 +26,26 @@ def lower(model: ir.Model, registry: Registry) -> Graph:
     values: dict[str, Value] = {}
     graph = model.graph
     inputs = [value for value in graph.inputs if value.name not in graph.initializers]
-    declared = {value.name: _declared(value) for value in inputs}
-    for value in inputs:
-        values[value.name] = Value(value.name, _numpy_dtype(value.dtype))
+    input_names = [value_name(value) for value in inputs]
+    output_names = tuple(value_name(value) for value in graph.outputs)
+    for name, value in zip(input_names, inputs, strict=True):
+        values[name] = Value(name, _numpy_dtype(value.dtype))
     for name, initializer in graph.initializers.items():
         values[name] = _stored(name, initializer)
     calls = [_lower_node(node, ops[node], values, model) for node in _sorted(model, set(values))]
-    _set_types(values, [value.name for value in inputs], inferred)
+    _set_types(values, input_names, inferred)
     outputs = []
-    for output in graph.outputs:
-        if output.name not in values:
-            raise _errors.ConversionError(
-                f"Graph output {output.name!r} is computed by no node; export the model again."
-            )
-        outputs.append(values[output.name])
+    for name in output_names:
+        if name not in values:
+            raise _errors.ConversionError(f"Graph output {name!r} is computed by no node; export the model again.")
+        outputs.append(values[name])
     return Graph(
         graph.name or "",
-        [values[value.name] for value in inputs],
+        [values[name] for name in input_names],
         outputs,
         calls,
-        tuple(output.name for output in graph.outputs),
-        declared,
+        output_names,
+        {name: _declared(value) for name, value in zip(input_names, inputs, strict=True)},
     )
 
 
@@ -111,15 +110,8 @@ def _numpy_dtype(dtype: ir.DataType | None) -> np.dtype | None:
 
 
 def _stored(name: str, initializer: ir.Value) -> Value:
-    tensor = initializer.const_value
-    if tensor is None:
-        raise _errors.ConversionError(f"Initializer {name!r} has no data; export the model again.")
-    return stored_value(
-        name,
-        tensor.numpy,
-        tuple(tensor.shape.numpy()),
-        tensor.numpy_dtype if hasattr(tensor, "numpy_dtype") else np.dtype(tensor.dtype.numpy()),
-    )
+    tensor = tensor_of(initializer)
+    return stored_value(name, tensor.numpy, tuple(tensor.shape.numpy()), np.dtype(tensor.dtype.numpy()))
 
 
 def stored_value(name: str, load: Any, shape: tuple[int, ...], dtype: np.dtype) -> Value:
@@ -134,7 +126,7 @@ def is_weight(shape: tuple[int, ...], dtype: np.dtype) -> bool:
     return is_floating(dtype) and len(shape) > 0
 
 
-def is_floating(dtype: np.dtype | None) -> bool:
+def is_floating(dtype: np.dtype | None) -> TypeGuard[np.dtype]:
     # ml_dtypes (bfloat16, float8) are of NumPy kind "V".
     return dtype is not None and (dtype.kind == "f" or (dtype.kind == "V" and "float" in dtype.name))
 
@@ -179,12 +171,12 @@ def _lower_node(node: ir.Node, op: Op, values: dict[str, Value], model: ir.Model
     inputs = [values[value.name] if value is not None and value.name else None for value in node.inputs]
     while inputs and inputs[-1] is None:
         inputs.pop()
-    name = node.name or (node.outputs[0].name if node.outputs else "")
+    name = node.name or (value_name(node.outputs[0]) if node.outputs else "")
     call = Call(name, op.full_name, opset_of(node, model), op, inputs, [], {}, scope, class_names)
     call.attributes = _attributes(node, op, call)
     _check_arity(call)
     for output in node.outputs:
-        value = Value(output.name or "", _numpy_dtype(output.dtype), producer=call)
+        value = Value(value_name(output), _numpy_dtype(output.dtype), producer=call)
         call.outputs.append(value)
         if output.name:
             if output.name in values:

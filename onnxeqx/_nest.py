@@ -256,9 +256,9 @@ class _Nesting:
             if isinstance(node, tuple) or by_id[node].lifted is not None:
                 continue
             call = by_id[node]
-            near = {keys.get(id(self.producer[value])) for value in reads(call) if value in self.producer}
-            near |= {keys.get(id(user)) for output in call.outputs for user in self.readers[output]}
-            near.discard(None)
+            neighbours = [self.producer[value] for value in reads(call) if value in self.producer]
+            neighbours += [user for output in call.outputs for user in self.readers[output]]
+            near = {keys[id(other)] for other in neighbours if id(other) in keys}
             leaves = any(value.leaf is not None for value in reads(call))
             if len(near) == 1 and not leaves and (path := next(iter(near))) != block.path and node not in adopted:
                 adopted[node] = path

@@ -13,7 +13,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
-from ._errors import ReadError
+from ._errors import ConversionError, ReadError
 from ._sparse import with_dense_initializers
 from ._validation import validate
 
@@ -156,8 +156,23 @@ def _override_shapes(model: ir.Model, input_shapes: InputShapes, name: str) -> N
     if input_shapes:
         inferred = infer_types(model)
         for output in model.graph.outputs:
-            found = inferred.get(output.name)
+            found = inferred.get(value_name(output))
             output.shape = ir.Shape(found.shape) if found is not None and found.shape is not None else None
+
+
+def value_name(value: ir.Value) -> str:
+    """The value's name; empty, as in ONNX, if it has none."""
+    return value.name or ""
+
+
+def tensor_of(initializer: ir.Value) -> ir.TensorProtocol:
+    """The data of an initializer.
+
+    **Raises:** `ConversionError` if it has none.
+    """
+    if initializer.const_value is None:
+        raise ConversionError(f"Initializer {initializer.name!r} has no data; export the model again.")
+    return initializer.const_value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,8 +234,9 @@ def proto_without(model: ir.Model, names: Collection[str]) -> onnx.ModelProto:
     taken = {name: graph.initializers[name] for name in names}
     for name, value in taken.items():
         del graph.initializers[name]
-        value.shape = ir.Shape(value.const_value.shape)
-        value.dtype = value.const_value.dtype
+        tensor = tensor_of(value)
+        value.shape = ir.Shape(tensor.shape.numpy())
+        value.dtype = tensor.dtype
         if name not in given:
             graph.inputs.append(value)
     try:

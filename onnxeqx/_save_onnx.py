@@ -124,7 +124,7 @@ class _Writer:
         """Stores the tensor under the name that its reader knows."""
         name = entry.initializer
         if entry.reader is not None:
-            name = self._rewire(entry)
+            name = self._rewire(entry.initializer, *entry.reader)
         elif entry.from_node and name in self.producers:
             self.graph.node.remove(self.producers.pop(name))
         self._store(
@@ -199,12 +199,13 @@ class _Writer:
 
     def _constant(self, name: str) -> np.ndarray | None:
         node = self.producers.get(name)
-        values = [attribute.t for attribute in node.attribute if attribute.name == "value"] if node is not None else []
-        return numpy_helper.to_array(values[0]) if values and node.op_type == "Constant" else None
+        if node is None or node.op_type != "Constant":
+            return None
+        values = [attribute.t for attribute in node.attribute if attribute.name == "value"]
+        return numpy_helper.to_array(values[0]) if values else None
 
-    def _rewire(self, entry: Provenance) -> str:
-        output, position = entry.reader
-        name = self._fresh(f"{entry.initializer}_of_{output}")
+    def _rewire(self, initializer: str, output: str, position: int) -> str:
+        name = self._fresh(f"{initializer}_of_{output}")
         self.producers[output].input[position] = name
         return name
 

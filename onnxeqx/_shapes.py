@@ -47,7 +47,8 @@ def _known_sizes(call: Call) -> dict[tuple[int, int], Symbol]:
     for _, value in call.host_operands():
         if value.array is not None:
             symbols += [item for item in value.array.reshape(-1) if isinstance(item, Symbol)]
-    return {tuple(_size(symbol, sample) for sample in _SAMPLES): symbol for symbol in symbols}
+    first, second = _SAMPLES
+    return {(_size(symbol, first), _size(symbol, second)): symbol for symbol in symbols}
 
 
 def _size(dim: Any, sample: int) -> int:
@@ -81,6 +82,7 @@ def _sampled(call: Call, sample: int) -> list[tuple[int, ...]] | None:
 
 
 def _struct(value: Value, sample: int) -> jax.ShapeDtypeStruct:
+    assert value.shape is not None, f"{value!r} has no shape to sample"
     shape = tuple(_size(dim, sample) for dim in value.shape)
     return jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(value.dtype or jnp.float32))
 

@@ -117,6 +117,8 @@ def random_inputs(model: ir.Model, *, seed: int = 0, sizes: Mapping[str, int] | 
         if value.name in model.graph.initializers:
             continue
         shape = tuple(_dimension(value, axis, dim, known) for axis, dim in enumerate(value.shape or ()))
+        if value.dtype is None:
+            raise OnnxeqxError(f"Input {value.name!r} declares no element type; export the model again.")
         dtype = np.dtype(value.dtype.numpy())
         if dtype.kind in "iu":
             integers = generator.integers(0, 2, shape).astype(dtype)
@@ -135,7 +137,7 @@ def _dimension(value: ir.Value, axis: int, dim: Any, known: dict[str, int]) -> i
         return dim
     name = getattr(dim, "value", None) or f"{value.name}[{axis}]"
     if name not in known:
-        known[name] = _BATCH if axis == 0 else _SPATIAL if len(value.shape) == 4 else _SEQUENCE
+        known[name] = _BATCH if axis == 0 else _SPATIAL if len(value.shape or ()) == 4 else _SEQUENCE
     return known[name]
 
 

@@ -11,8 +11,8 @@ import os
 import pathlib
 import secrets
 import shutil
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar, cast
 
 import equinox as eqx
 import jax.numpy as jnp
@@ -141,7 +141,8 @@ def partition(
         return [chosen.get(path, default) for path in paths]
 
     def of(tree: Any) -> optax.GradientTransformationExtraArgs:
-        return optax.partition(dict(transforms), labels(tree))
+        by_label: dict[Hashable, optax.GradientTransformation] = {**transforms}
+        return optax.partition(by_label, labels(tree))
 
     def init(params: Any) -> Any:
         return of(params).init(jtu.tree_leaves(params))
@@ -149,8 +150,9 @@ def partition(
     def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
         leaves, structure = jtu.tree_flatten(updates)
         flat = None if params is None else jtu.tree_leaves(params)
-        leaves, state = of(updates).update(leaves, state, flat, **extra)
-        return jtu.tree_unflatten(structure, leaves), state
+        updated, state = of(updates).update(leaves, state, flat, **extra)
+        # A transformation keeps the structure of what it is given: here, a flat list.
+        return jtu.tree_unflatten(structure, cast(list[Any], updated)), state
 
     return optax.GradientTransformationExtraArgs(init, update)
 

@@ -37,7 +37,7 @@ def _output(x: Array, weight: Array, window: Window, shape: Shape) -> Array:
     padded = lax.pad(x, _zero(x), ((0, 0, 0), (0, 0, 0), *((*pair, 0) for pair in window.padding)))[:, :, None]
     kernel, taps = weight.shape[2:], _taps(weight, window.groups)
     slices = _slices(padded, kernel, window.dilations, window.strides, shape[2:])
-    return sum(piece * tap for piece, tap in zip(slices, taps, strict=True))
+    return sum((piece * tap for piece, tap in zip(slices, taps, strict=True)), start=_zero(x))
 
 
 def _input(y: Array, weight: Array, window: Window, shape: Shape) -> Array:
@@ -52,7 +52,7 @@ def _input(y: Array, weight: Array, window: Window, shape: Shape) -> Array:
     spread = lax.pad(_grouped(y, window.groups), _zero(y), ((0, 0, 0),) * 3 + tuple(config))
     slices = _slices(spread, kernel, window.dilations, (1,) * len(kernel), sizes)
     flipped = reversed(list(_taps(weight, window.groups)))
-    return sum(piece * tap for piece, tap in zip(slices, flipped, strict=True)).sum(2)
+    return sum((piece * tap for piece, tap in zip(slices, flipped, strict=True)), start=_zero(y)).sum(2)
 
 
 def _weight(x: Array, y: Array, window: Window, shape: Shape) -> Array:

@@ -5,6 +5,7 @@ import copy
 import dataclasses
 import inspect
 import re
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -144,7 +145,7 @@ class ClassPrinter:
                 ast.GeneratorExp(element, [ast.comprehension(ast.Name("_", ast.Store()), iterator, [], 0)]),
             )
         table = tuple(tuple(row[i] for i in varying) if len(varying) > 1 else row[varying[0]] for row in rows)
-        stored = [ast.Name(text, ast.Store()) for text in names]
+        stored: list[ast.expr] = [ast.Name(text, ast.Store()) for text in names]
         target = stored[0] if len(stored) == 1 else ast.Tuple(stored, ast.Store())
         iterator = _hole(
             f"{'_and_'.join(names)}_of_{identifier(field)}" if not field.isdecimal() else "sizes", table, holes
@@ -220,7 +221,7 @@ class _Fill(ast.NodeTransformer):
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
         if isinstance(node.func, ast.Name) and node.func.id == _HOLE:
-            return copy.deepcopy(self.expressions[node.args[0].value])
+            return copy.deepcopy(self.expressions[ast.literal_eval(node.args[0])])
         self.generic_visit(node)
         return node
 
@@ -269,7 +270,7 @@ def _runs(
 
 
 def _unique_names(
-    hints: list[str], taken: set[str] | None = None, *, remember: bool = False, reserved: set[str] = frozenset()
+    hints: list[str], taken: set[str] | None = None, *, remember: bool = False, reserved: Collection[str] = ()
 ) -> list[str]:
     used = set(taken or ()) | set(reserved)
     found = []

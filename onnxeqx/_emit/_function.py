@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .._fold import symbol_dims
-from .._graph import Call, Kind, Leaf, Role, Value
+from .._graph import Call, Kind, Leaf, Lifted, Role, Value
 from .._lower import is_floating
 from .._names import Path, identifier
 from .._nest import Block, BlockCall, axis_of
@@ -216,12 +216,9 @@ class FunctionPrinter:
         if isinstance(item, BlockCall):
             return call_of(self._path(item.block.path), *(self._value(value) for value in item.inputs))
         if item.lifted is not None:
-            return self._layer_call(item)
+            return self._layer_call(item, item.lifted)
         operands = [self._operand(item, position, value) for position, value in enumerate(item.inputs)]
-        prints = item.op.prints
-        if callable(prints):
-            first = next((value.dtype for value in item.inputs if value is not None), None)
-            prints = prints(first) if first is not None else None
+        prints = _printing(item)
         attributes = {
             key: value for key, value in item.attributes.items() if not _is_default(value, item.op.attributes.get(key))
         }
@@ -241,13 +238,13 @@ class FunctionPrinter:
             **{key: self._attribute(item, key, value) for key, value in attributes.items()},
         )
 
-    def _layer_call(self, item: Call) -> ast.expr:
-        layer = self._path(item.lifted.path)
+    def _layer_call(self, item: Call, lifted: Lifted) -> ast.expr:
+        layer = self._path(lifted.path)
         inputs = [self._value(value) for value in item.inputs if value is not None]
-        if item.lifted.core_ndim is None:
+        if lifted.core_ndim is None:
             return call_of(layer, *inputs)
         over_batch = name_of("over_batch")
-        return call_of(over_batch, layer, *inputs, core_ndim=literal(item.lifted.core_ndim))
+        return call_of(over_batch, layer, *inputs, core_ndim=literal(lifted.core_ndim))
 
     def _function(self, function: Any) -> ast.expr:
         return dotted(f"{self.imports.name(function.__module__)}.{function.__qualname__}")
@@ -309,33 +306,34 @@ class FunctionPrinter:
 
     def _scalar_operand(self, item: Call, value: Value) -> ast.expr | None:
         """A constant of one element as a Python scalar, where that means the same."""
+        array = value.known_array
         others = [
             other
             for other in item.inputs
             if other is not None and other is not value and (other.array is None or other.leaf)
         ]
-        if value.array.ndim > 0 and not (
-            self._is_infix(item) and any(len(other.shape or ()) >= value.array.ndim for other in others)
+        if array.ndim > 0 and not (
+            self._is_infix(item) and any(len(other.shape or ()) >= array.ndim for other in others)
         ):
             return None
-        if any(other.dtype == value.dtype for other in others) or value.array.dtype in (np.int64, np.bool_, object):
+        if any(other.dtype == value.dtype for other in others) or array.dtype in (np.int64, np.bool_, object):
             return self._scalar(value)
-        if is_floating(value.array.dtype):
-            kind = self._dtype() if value.array.dtype == self.main_dtype else dtype_of(value.array.dtype)
+        if is_floating(array.dtype):
+            kind = self._dtype() if array.dtype == self.main_dtype else dtype_of(array.dtype)
             return call_of(dotted("jnp.array"), self._scalar(value), kind)
-        return call_of(dotted(f"np.{value.array.dtype.name}"), self._scalar(value))
+        return call_of(dotted(f"np.{array.dtype.name}"), self._scalar(value))
 
     def _is_infix(self, item: Call) -> bool:
-        prints = item.op.prints
-        prints = prints(item.inputs[0].dtype) if callable(prints) and item.inputs[0] is not None else prints
-        return isinstance(prints, str) and is_operator(prints, len(item.inputs))
+        prints = _printing(item)
+        return prints is not None and is_operator(prints, len(item.inputs))
 
     def _scalar(self, value: Value) -> ast.expr:
         """A weakly typed Python scalar: it takes the dtype of the array it meets."""
-        item = value.array.reshape(-1)[0]
+        array = value.known_array
+        item = array.reshape(-1)[0]
         if isinstance(item, Symbol):
             return symbolic(item, self._size)
-        number = item.item() if value.array.dtype.kind != "V" else float(item)
+        number = item.item() if array.dtype.kind != "V" else float(item)
         if isinstance(number, float) and _FINITE_BF16 < abs(number) < np.inf and is_floating(value.dtype):
             # The largest float32 is infinite in bfloat16, and 0 * inf is NaN: masks follow the dtype of the model.
             return ast.Attribute(
@@ -413,6 +411,14 @@ class FunctionPrinter:
                 expression = call_of(dotted("jnp.asarray"), expression)
             expressions.append(expression)
         return expressions[0] if len(expressions) == 1 else ast.Tuple(expressions, ast.Load())
+
+
+def _printing(item: Call) -> str | None:
+    """What a call of the operator prints as instead: an operator sign or a dotted name."""
+    if not callable(item.op.prints):
+        return item.op.prints
+    dtype = next((value.dtype for value in item.inputs if value is not None), None)
+    return item.op.prints(dtype) if dtype is not None else None
 
 
 def _is_default(value: Any, default: Any) -> bool:

@@ -1,8 +1,30 @@
 """Printing loops: equal consecutive lines over the members of a tuple become a `for` statement."""
 
 import ast
+import copy
+import dataclasses
 
 from ._expressions import literal, name as name_of
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class _IndexedCall:
+    """`x = self.a[i](…x…)`, or `x = over_batch(self.a[i], x, …)`.
+
+    **Fields:** the whole `statement`; in it `target` (`x`), `call` (all after `=`), `member` (`self.a[i]`) and `index`.
+    """
+
+    statement: ast.Assign
+    target: ast.Name
+    call: ast.Call
+    member: ast.Subscript
+    index: int
+
+    def text_without_index(self) -> str:
+        """What calls of one loop have in common."""
+        twin = copy.deepcopy(self)
+        twin.member.slice = ast.Constant("*")
+        return ast.unparse(ast.fix_missing_locations(twin.statement))
 
 
 def fold_loops(body: list[ast.stmt], sizes: dict[str, int]) -> list[ast.stmt]:
@@ -16,7 +38,7 @@ def fold_loops(body: list[ast.stmt], sizes: dict[str, int]) -> list[ast.stmt]:
         run = _run_length(body, position)
         first = _indexed_call(body[position])
         if run >= 2 and first is not None:
-            folded.append(_loop(body[position], *first, run, sizes))
+            folded.append(_loop(first, run, sizes))
         else:
             folded.append(body[position])
             run = 1
@@ -24,18 +46,16 @@ def fold_loops(body: list[ast.stmt], sizes: dict[str, int]) -> list[ast.stmt]:
     return folded
 
 
-def _indexed_call(statement: ast.stmt) -> tuple[ast.expr, int] | None:
-    """The tuple and the index of `x = self.a[i](…x…)` (or of `over_batch(self.a[i], x, …)`), if it is one."""
-    if (
-        not isinstance(statement, ast.Assign)
-        or not isinstance(statement.targets[0], ast.Name)
-        or not isinstance(statement.value, ast.Call)
-    ):
+def _indexed_call(statement: ast.stmt) -> _IndexedCall | None:
+    """The statement as a call of a member of a tuple, if it is one."""
+    if not isinstance(statement, ast.Assign) or not isinstance(statement.value, ast.Call):
         return None
-    function = _layer_slot(statement.value)
-    if isinstance(function, ast.Subscript) and isinstance(function.slice, ast.Constant):
-        return function.value, function.slice.value
-    return None
+    target, member = statement.targets[0], _layer_slot(statement.value)
+    if not isinstance(target, ast.Name) or not isinstance(member, ast.Subscript):
+        return None
+    if not isinstance(member.slice, ast.Constant) or not isinstance(member.slice.value, int):
+        return None
+    return _IndexedCall(statement, target, statement.value, member, member.slice.value)
 
 
 def _layer_slot(expression: ast.Call) -> ast.expr:
@@ -48,34 +68,27 @@ def _run_length(body: list[ast.stmt], start: int) -> int:
     first = _indexed_call(body[start])
     if first is None:
         return 1
-    template = _template(body[start])
+    text = first.text_without_index()
     run = 1
     while start + run < len(body):
         following = _indexed_call(body[start + run])
-        if following is None or following[1] != first[1] + run or _template(body[start + run]) != template:
+        if following is None or following.index != first.index + run or following.text_without_index() != text:
             break
         run += 1
-    target = body[start].targets[0].id
-    reads = [node.id for node in ast.walk(body[start].value) if isinstance(node, ast.Name)]
-    return run if target in reads else 1
+    reads = [node.id for node in ast.walk(first.call) if isinstance(node, ast.Name)]
+    return run if first.target.id in reads else 1
 
 
-def _template(statement: ast.stmt) -> str:
-    copy = ast.parse(ast.unparse(ast.fix_missing_locations(statement))).body[0]
-    _layer_slot(copy.value).slice = ast.Constant("*")
-    return ast.dump(copy)
-
-
-def _loop(statement: ast.stmt, sequence: ast.expr, start: int, run: int, sizes: dict[str, int]) -> ast.For:
-    used = {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
-    member = next(text for text in ("layer", "block", "member", "item_") if text not in used)
-    slot = _layer_slot(statement.value)
-    if slot is statement.value.func:
-        statement.value.func = name_of(member)
+def _loop(first: _IndexedCall, run: int, sizes: dict[str, int]) -> ast.For:
+    used = {node.id for node in ast.walk(first.statement) if isinstance(node, ast.Name)}
+    variable = next(text for text in ("layer", "block", "member", "item_") if text not in used)
+    if first.member is first.call.func:
+        first.call.func = name_of(variable)
     else:
-        statement.value.args[0] = name_of(member)
+        first.call.args[0] = name_of(variable)
+    sequence, start = first.member.value, first.index
     if start or run < sizes.get(ast.unparse(sequence), run + 1):
         sequence = ast.Subscript(
             sequence, ast.Slice(literal(start) if start else None, literal(start + run)), ast.Load()
         )
-    return ast.For(ast.Name(member, ast.Store()), sequence, [statement], [], None, lineno=0)
+    return ast.For(ast.Name(variable, ast.Store()), sequence, [first.statement], [], None, lineno=0)

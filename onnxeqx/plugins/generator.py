@@ -108,10 +108,11 @@ def range_(start, limit, delta, *, stash_type=onnx.TensorProto.FLOAT):
     dtypes = [bound.dtype for bound in (start, limit, delta) if hasattr(bound, "dtype") and bound.dtype.kind != "O"]
     whole = all(isinstance(number, int) for number in numbers)
     dtype = dtypes[0] if dtypes else np.dtype(np.int64 if whole else np.float32)
-    return _spaced(*numbers, dtype, _numpy_dtype(stash_type) if dtype in (jnp.float16, jnp.bfloat16) else dtype)
+    stash = _numpy_dtype(stash_type) if dtype in (jnp.float16, jnp.bfloat16) else dtype
+    return _spaced(*numbers, dtype=dtype, stash=stash)
 
 
-def _spaced(start: Any, limit: Any, delta: Any, dtype: np.dtype, stash: np.dtype) -> np.ndarray:
+def _spaced(start: Any, limit: Any, delta: Any, *, dtype: np.dtype, stash: np.dtype) -> np.ndarray:
     count = max(math.ceil((limit - start) / delta), 0)
     check_host_size(count)
     steps = np.arange(count).astype(stash)

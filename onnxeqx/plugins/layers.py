@@ -166,7 +166,7 @@ def batch_norm(call: Call, context: LiftContext) -> Lifted | None:
     )
     if x is None or not inference or len(call.outputs) != 1 or len({id(leaf) for leaf in leaves}) < 4 or None in leaves:
         return None
-    weights = dict(
+    weights: dict[str, tuple[Leaf, str]] = dict(
         zip(("weight", "bias", "running_mean", "running_var"), ((leaf, "") for leaf in leaves if leaf), strict=True)
     )
     arguments: dict[str, Any] = {"channels": weights["weight"][0].shape[0], "eps": _eps(call)}

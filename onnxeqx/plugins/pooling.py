@@ -120,7 +120,7 @@ def average_pool_1(x, *, auto_pad="NOTSET", kernel_shape, pads=None, strides=Non
 
 
 @op("LpPool", since=18)
-def lp_pool(x, *, auto_pad="NOTSET", ceil_mode=0, dilations=None, kernel_shape, p=2, pads=None, strides=None):
+def lp_pool(x, *, auto_pad="NOTSET", ceil_mode=0, dilations=None, kernel_shape, p: float = 2, pads=None, strides=None):
     """The `p`-norm of each window. x: (batch, channels, *spatial), float.
 
     https://onnx.ai/onnx/operators/onnx__LpPool.html
@@ -166,7 +166,7 @@ def global_max_pool(x):
 
 
 @op("GlobalLpPool", since=2)
-def global_lp_pool(x, *, p=2):
+def global_lp_pool(x, *, p: float = 2):
     """The `p`-norm of each map. x: (batch, channels, *spatial), float -> (batch, channels, 1, ..., 1).
 
     https://onnx.ai/onnx/operators/onnx__GlobalLpPool.html

@@ -14,12 +14,14 @@ def flatten_from_reshape(call: Call) -> tuple[str, list[Any], dict[str, Any]] | 
 
     Exporters write the width as a number, which a head of another width would contradict.
     """
-    if len(call.inputs) != 2 or call.inputs[0] is None or call.inputs[1] is None:
+    if len(call.inputs) != 2:
         return None
     x, target = call.inputs
-    if x.shape is None or len(x.shape) < 2 or target.kind is not Kind.CONST or target.array.shape != (2,):
+    if x is None or x.shape is None or len(x.shape) < 2:
         return None
-    batch, width = target.array.tolist()
+    if target is None or target.kind is not Kind.CONST or target.known_array.shape != (2,):
+        return None
+    batch, width = target.known_array.tolist()
     inner = x.shape[1:]
     if not all(isinstance(dim, int) for dim in inner) or math.prod(inner) != width:
         return None
