@@ -20,6 +20,8 @@ from .runtime import host_limit
 
 # A file of a few bytes must not become a load-time bomb (ConstantOfShape, Expand, Tile, Range of 10^12 elements).
 _MAX_FOLDED = 1 << 24
+# A tensor that stands in the file, or is a weight that a node fills (VGG's widest has 10^8 elements).
+_MAX_STORED = 1 << 28
 _MAX_SYMBOLS = 1024
 # Up to this many elements a constant stands in the source; larger ones are leaves.
 LITERAL_SIZE = 16
@@ -77,8 +79,9 @@ def _evaluate(call: Call) -> bool:
         elif call.op.from_shapes:
             call.outputs[0].kind = Kind.HOST
         return False
+    limit = _MAX_STORED if call.op.stores else _MAX_FOLDED
     try:
-        with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"), host_limit(_MAX_FOLDED):
+        with warnings.catch_warnings(action="ignore"), np.errstate(all="ignore"), host_limit(limit):
             result = call.op.function(*operands, **call.attributes)
             results = result if isinstance(result, tuple) else (result,)
             arrays = [_normalized(array, output.dtype) for array, output in zip(results, call.outputs, strict=False)]
@@ -92,7 +95,7 @@ def _evaluate(call: Call) -> bool:
                 "\n", " "
             )
         ) from error
-    kept = [array for array in arrays if array is not None and array.size <= _MAX_FOLDED]
+    kept = [array for array in arrays if array is not None and (call.op.stores or array.size <= limit)]
     if len(kept) < len(arrays):
         return False
     for array, output in zip(kept, call.outputs, strict=False):

@@ -4,6 +4,8 @@ import os
 import pathlib
 import time
 
+import equinox as eqx
+import jax
 import numpy as np
 import onnx
 import pytest
@@ -304,6 +306,16 @@ def test_folding_is_bounded(name):
     onnxeqx.load_model(onnx.parser.parse_model(text))
     assert time.perf_counter() - start < 2
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # kB
+
+
+def test_a_constant_above_the_folding_limit_is_a_weight_and_not_text(monkeypatch):
+    monkeypatch.setattr("onnxeqx._fold._MAX_FOLDED", 8)
+    model = small()
+    weight = model.graph.initializer.pop()
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["w"], value=weight))
+    loaded = onnxeqx.load_model(model)
+    assert sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(loaded, onnxeqx.parameters(loaded)))) == 16
+    np.testing.assert_array_equal(loaded(X), X)
 
 
 def test_a_chain_of_many_nodes_needs_no_recursion():
