@@ -1,4 +1,4 @@
-"""The pipeline: read, lower, fold, lift, nest, emit."""
+"""The pipeline: read, expand, lower, fold, lift, nest, emit."""
 
 import dataclasses
 import functools
@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from ._emit import Header, emit
+from ._expand import expand
 from ._fold import fold
 from ._graph import Graph, Leaf
 from ._lift import lift
@@ -87,6 +88,7 @@ def convert(model: ir.Model, title: str, plugins: PluginHost | None = None) -> P
     **Raises:** `UnsupportedOpsError`, `ConversionError`.
     """
     plugins = plugins or host()
+    expand(model, plugins.registry)
     graph = fold(lower(model, plugins.registry))
     lift(graph, plugins.registry)
     assign_paths(graph)
@@ -104,7 +106,7 @@ def convert(model: ir.Model, title: str, plugins: PluginHost | None = None) -> P
 
 def _leaves_by_path(graph: Graph) -> dict[str, tuple[Leaf, str]]:
     found: dict[str, tuple[Leaf, str]] = {}
-    for call in graph.calls:
+    for call in graph.all_calls():
         if call.lifted is not None:
             found |= {".".join(leaf.path): (leaf, transform) for leaf, transform in call.lifted.weights.values()}
     for leaf in graph.leaves():
@@ -117,7 +119,7 @@ def _laid_out(shape: tuple[int, ...], transform: str) -> tuple[int, ...]:
 
 
 def _third_party(graph: Graph, plugins: PluginHost) -> tuple[str, ...]:
-    used = {call.op.plugin for call in graph.calls}
+    used = {call.op.plugin for call in graph.all_calls()}
     return tuple(
         sorted(
             f"{plugin.distribution} {plugin.version}"
@@ -156,4 +158,5 @@ def _clear_data(tensor: onnx.TensorProto) -> None:
 def unlifted(model: ir.Model, plugins: PluginHost | None = None) -> Graph:
     """The graph of plain operator calls, folded but not lifted: for the interpreter."""
     plugins = plugins or host()
+    expand(model, plugins.registry)
     return fold(lower(model, plugins.registry))

@@ -41,14 +41,38 @@ class _Shaped:
 
 def fold(graph: Graph) -> Graph:
     """Evaluates what it can, drops those calls, and classifies what is left. Changes `graph` and returns it."""
-    remaining = []
-    for call in graph.calls:
-        if not _convert_stored(call) and not _evaluate(call):
-            remaining.append(call)
-            infer_call(call)
-    graph.calls = _reachable(graph, remaining)
+    _fold_calls(graph)
     _make_leaves(graph)
     return graph
+
+
+def _fold_calls(graph: Graph) -> None:
+    remaining = []
+    pending = graph.calls[::-1]
+    while pending:
+        call = pending.pop()
+        call.settle()
+        body = _chosen_body(call)
+        if body is not None:
+            for output, result in zip(call.outputs, body.outputs, strict=True):
+                output.replaced_by = result
+            pending.extend(reversed(body.calls))
+        elif not _convert_stored(call) and not _evaluate(call):
+            remaining.append(call)
+            infer_call(call)
+            for body in call.bodies.values():
+                _fold_calls(body)
+    graph.calls = remaining
+    graph.settle()
+    graph.calls = _reachable(graph, remaining)
+
+
+def _chosen_body(call: Call) -> Graph | None:
+    """The body whose results are those of the call, where that is known at load."""
+    arrays = [None if value is None else value.array for value in call.inputs]
+    if call.op.chooses is None or any(array is None or array.dtype == object for array in arrays):
+        return None
+    return call.bodies[call.op.chooses(*arrays)]
 
 
 def _convert_stored(call: Call) -> bool:
@@ -165,8 +189,8 @@ def _reachable(graph: Graph, calls: list[Call]) -> list[Call]:
     for call in reversed(calls):
         if any(id(output) in needed for output in call.outputs):
             kept.append(call)
-            needed |= {id(value) for value in call.inputs if value is not None}
-            needed |= {id(dim.value) for value in call.inputs if value is not None for dim in symbol_dims(value)}
+            needed |= {id(value) for value in call.reads}
+            needed |= {id(dim.value) for value in call.reads for dim in symbol_dims(value)}
     needed_by_outputs = {id(dim.value) for value in graph.outputs for dim in symbol_dims(value)}
     return _reachable_dims(calls, kept, needed_by_outputs)
 
@@ -178,7 +202,7 @@ def _reachable_dims(calls: list[Call], kept: list[Call], needed: set[int]) -> li
     for call in reversed(calls):
         if id(call) in chosen or any(id(output) in needed for output in call.outputs):
             chosen.add(id(call))
-            needed |= {id(value) for value in call.inputs if value is not None}
+            needed |= {id(value) for value in call.reads}
     return [call for call in calls if id(call) in chosen]
 
 
@@ -194,15 +218,15 @@ def _make_leaves(graph: Graph) -> None:
     constants: dict[int, Value] = {}
     operands = [
         (call, position, value)
-        for call in graph.calls
+        for call in graph.all_calls()
         for position, value in enumerate(call.inputs)
         if value is not None
     ]
     for call, position, value in operands:
         if value.kind is Kind.CONST and value.leaf is None and call.op.input_name(position) not in call.op.host:
             constants[id(value)] = value
-    for value in graph.outputs:
-        if value.kind is Kind.CONST:
+    for value in [value for body in graph.graphs() for value in body.outputs]:
+        if value.kind is Kind.CONST and value.leaf is None:
             constants[id(value)] = value
     nodes_hold_weights = _nodes_hold_weights(graph, list(constants.values()))
     for value in constants.values():

@@ -65,6 +65,7 @@ class Value:
     - `array`: the value of a `CONST`; for `HOST` an object array of symbols, or `None` where it is computed while tracing.
     - `leaf`: the stored tensor that this value is.
     - `stored`: a `CONST` that stands in the file as such (not computed at load), so that it may turn out to be a weight.
+    - `replaced_by`: the value that took this one's place, where a node that only hands it on was dropped.
     """
 
     name: str
@@ -75,6 +76,7 @@ class Value:
     leaf: Leaf | None = None
     stored: bool = False
     producer: "Call | None" = None
+    replaced_by: "Value | None" = None
 
     def __repr__(self) -> str:
         return f"<{self.name}: {self.kind.value} {self.dtype}{self.shape}>"
@@ -130,6 +132,7 @@ class Call:
     - `inputs`: in schema order, `None` for an absent optional one; `attributes` as Python values.
     - `scope`: where the exporter's metadata or slash names place the node, as parts of a key path.
     - `class_names`: the exporter's class for each prefix of `scope`, where known.
+    - `bodies`: the subgraphs of a control-flow operator, by attribute name. They read values of the graph around as they are.
     """
 
     name: str
@@ -142,6 +145,24 @@ class Call:
     scope: tuple[str, ...] = ()
     class_names: dict[tuple[str, ...], str] = dataclasses.field(default_factory=dict)
     lifted: Lifted | None = None
+    bodies: "dict[str, Graph]" = dataclasses.field(default_factory=dict)
+
+    @property
+    def captures(self) -> list[Value]:
+        """The values that the bodies read and do not make."""
+        return list(dict.fromkeys(value for body in self.bodies.values() for value in body.captures()))
+
+    @property
+    def reads(self) -> list[Value]:
+        """The values whose data the call reads, stored tensors and the captures of its bodies included."""
+        inputs = [value for value in self.inputs if value is not None]
+        return [*inputs, *self.captures] if self.bodies else inputs
+
+    def settle(self) -> None:
+        """Reads what took the place of its inputs, in its bodies too."""
+        self.inputs = [None if value is None else settled(value) for value in self.inputs]
+        for body in self.bodies.values():
+            body.settle()
 
     def operand(self, position: int) -> Value:
         """An input that is present, as those are that the schema requires."""
@@ -178,16 +199,46 @@ class Graph:
     output_names: tuple[str, ...]
     declared: dict[str, tuple[int | str | None, ...] | None]
 
+    def graphs(self) -> "Iterator[Graph]":
+        """The graph itself, then the bodies of its calls, at any depth."""
+        yield self
+        for call in self.calls:
+            for body in call.bodies.values():
+                yield from body.graphs()
+
+    def all_calls(self) -> Iterator[Call]:
+        """The calls of the graph and of all bodies."""
+        for graph in self.graphs():
+            yield from graph.calls
+
+    def captures(self) -> list[Value]:
+        """The values that a body reads and does not make: those of the graph around, constants and stored tensors."""
+        own = {*self.inputs, *(output for call in self.calls for output in call.outputs)}
+        read = [*(value for call in self.calls for value in call.reads), *self.outputs]
+        return [value for value in dict.fromkeys(read) if value not in own]
+
+    def made(self) -> set[Value]:
+        """The inputs and results of the graph and of all bodies."""
+        return {value for graph in self.graphs() for value in graph.inputs} | {
+            output for call in self.all_calls() for output in call.outputs
+        }
+
+    def settle(self) -> None:
+        """Reads what took the place of values that were replaced."""
+        for call in self.calls:
+            call.settle()
+        self.outputs = [settled(value) for value in self.outputs]
+
     def leaves(self) -> list[Leaf]:
         """Every stored tensor that a call or an output uses, in order of first use."""
         found: dict[int, Leaf] = {}
-        for call in self.calls:
+        for call in self.all_calls():
             if call.lifted is not None:
                 found |= {id(leaf): leaf for leaf, _ in call.lifted.weights.values() if id(leaf) not in found}
             for value in call.inputs:
                 if value is not None and value.leaf is not None:
                     found.setdefault(id(value.leaf), value.leaf)
-        for value in self.outputs:
+        for value in [value for graph in self.graphs() for value in graph.outputs]:
             if value.leaf is not None:
                 found.setdefault(id(value.leaf), value.leaf)
         return list(found.values())
@@ -196,7 +247,13 @@ class Graph:
         """The calls that read each value, once per operand."""
         found: dict[Value, list[Call]] = {}
         for call in self.calls:
-            for value in call.inputs:
-                if value is not None:
-                    found.setdefault(value, []).append(call)
+            for value in call.reads:
+                found.setdefault(value, []).append(call)
         return found
+
+
+def settled(value: Value) -> Value:
+    """The value that took the place of this one, or the value itself."""
+    while value.replaced_by is not None:
+        value = value.replaced_by
+    return value

@@ -1,5 +1,6 @@
 """Interpreting: evaluates a graph call by call. For comparison with ONNX Runtime and for tests; models run as printed."""
 
+import functools
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -37,10 +38,20 @@ def step_through(graph: Graph, values: dict[Value, Any]) -> Iterator[tuple[Call,
             None if value is None else _operand(value, values, keep=position in host or on_host)
             for position, value in enumerate(call.inputs)
         ]
-        result = call.op.function(*operands, **call.attributes)
+        bodies = {name: functools.partial(_run_body, body, values) for name, body in call.bodies.items()}
+        result = call.op.function(*operands, **call.attributes, **bodies)
         results = list(result) if isinstance(result, tuple) else [result]
         values |= dict(zip(call.outputs, results, strict=False))
         yield call, results
+
+
+def _run_body(body: Graph, values: Mapping[Value, Any], *inputs: Any) -> Any:
+    """The outputs of a subgraph, which sees the values of the graph around: an array, or a tuple of several."""
+    inner = {**values, **dict(zip(body.inputs, inputs, strict=True))}
+    for _ in step_through(body, inner):
+        pass
+    outputs = [resolve(value, inner) for value in body.outputs]
+    return tuple(outputs) if len(outputs) > 1 else outputs[0]
 
 
 def _operand(value: Value, values: Mapping[Value, Any], *, keep: bool) -> Any:

@@ -11,38 +11,51 @@ from ._registry import Registry
 
 def lift(graph: Graph, registry: Registry) -> Graph:
     """Applies the lift rules, drops calls that pass their input through, and settles ties. Changes and returns `graph`."""
-    _drop_pass_through(graph)
-    _rewrite(graph, registry)
-    rules = registry.lift_rules()
-    context = LiftContext(graph)
+    for body in graph.graphs():
+        _drop_pass_through(body)
+    graph.settle()
     lifted: dict[int, Lifted] = {}
+    copies = _UniformCopies(LiftContext(graph, graph))
+    for body in graph.graphs():
+        _rewrite(body, registry)
+        _apply_rules(body, registry, LiftContext(body, graph), copies, lifted)
+    _refuse_ties(graph, lifted)
+    for body in graph.graphs():
+        _replace(body, lifted)
+    return graph
+
+
+def _apply_rules(
+    graph: Graph, registry: Registry, context: "LiftContext", copies: "_UniformCopies", lifted: dict[int, Lifted]
+) -> None:
+    """Puts what the lift rules find into `lifted`, by the call that they were asked about."""
     absorbed: set[int] = set()
-    copies = _UniformCopies(context)
     for call in graph.calls:
         if id(call) in absorbed:
             continue
-        for rule in rules:
+        for rule in registry.lift_rules():
             if call.op_type in rule.ops and (found := rule.function(call, context)) is not None and found.weights:
                 if not any(id(other) in absorbed for other in found.absorbs):
                     copies.separate(found)
                     lifted[id(call)] = found
                     absorbed |= {id(other) for other in found.absorbs}
                 break
-    _refuse_ties(graph, lifted)
-    _replace(graph, lifted)
-    return graph
 
 
 class LiftContext:
-    """What a lift rule may ask about the graph around a call."""
+    """What a lift rule may ask about the graph around a call.
 
-    def __init__(self, graph: Graph) -> None:
+    `graph` is the one that holds the call, `model` the whole: a stored tensor may have readers in other bodies.
+    """
+
+    def __init__(self, graph: Graph, model: Graph) -> None:
         self._users = graph.users()
         self._outputs = {id(value) for value in graph.outputs}
         self._readers: dict[int, int] = {}
-        for value, calls in self._users.items():
-            if value.leaf is not None:
-                self._readers[id(value.leaf)] = self._readers.get(id(value.leaf), 0) + len(calls)
+        for call in model.all_calls():
+            for value in call.inputs:
+                if value is not None and value.leaf is not None:
+                    self._readers[id(value.leaf)] = self._readers.get(id(value.leaf), 0) + 1
 
     def only_reader(self, value: Value) -> Call | None:
         """The call that alone reads `value`; `None` if there are several, or if it is an output of the graph."""
@@ -123,11 +136,10 @@ def _drop_pass_through(graph: Graph) -> None:
 
     Exporters merge equal initial values by accident (all biases zero, all scales one): those are separate weights.
     """
-    renamed: dict[Value, Value] = {}
-    used = {value for call in graph.calls for value in call.inputs if value is not None} | set(graph.outputs)
+    used = {value for call in graph.calls for value in call.reads} | set(graph.outputs)
     kept = []
     for call in graph.calls:
-        call.inputs = [renamed.get(value, value) if value is not None else None for value in call.inputs]
+        call.settle()
         if not call.op.passes_through or any(output in used for output in call.outputs[1:]):
             kept.append(call)
             continue
@@ -135,11 +147,11 @@ def _drop_pass_through(graph: Graph) -> None:
         if source.leaf is not None and not source.leaf.folded and is_uniform(source.leaf):
             leaf = source.leaf
             copy = Leaf(target.name, leaf.load, leaf.shape, leaf.dtype, leaf.role, from_node=True)
-            renamed[target] = Value(target.name, source.dtype, source.shape, leaf=copy)
+            target.replaced_by = Value(target.name, source.dtype, source.shape, leaf=copy)
         else:
-            renamed[target] = source
+            target.replaced_by = source
     graph.calls = kept
-    graph.outputs = [renamed.get(value, value) for value in graph.outputs]
+    graph.settle()
 
 
 def is_uniform(leaf: Leaf) -> bool:
@@ -198,7 +210,6 @@ def _drop_unread(graph: Graph) -> None:
     for call in reversed(graph.calls):
         if any(output in needed for output in call.outputs):
             kept.append(call)
-            for value in call.inputs:
-                if value is not None:
-                    needed |= {value, *(dim.value for dim in symbol_dims(value))}
+            for value in call.reads:
+                needed |= {value, *(dim.value for dim in symbol_dims(value))}
     graph.calls = kept[::-1]

@@ -21,38 +21,70 @@ def lower(model: ir.Model, registry: Registry) -> Graph:
     **Raises:** `UnsupportedOpsError` listing every operator that no plugin provides; `ConversionError` where the graph
     is not a directed acyclic graph of known values, or a node does not fit its operator's schema.
     """
-    ops = _resolve(model, registry)
-    inferred = infer_types(model)
-    values: dict[str, Value] = {}
-    graph = model.graph
-    inputs = [value for value in graph.inputs if value.name not in graph.initializers]
-    input_names = [value_name(value) for value in inputs]
-    output_names = tuple(value_name(value) for value in graph.outputs)
-    for name, value in zip(input_names, inputs, strict=True):
-        values[name] = Value(name, _numpy_dtype(value.dtype))
-    for name, initializer in graph.initializers.items():
-        values[name] = _stored(name, initializer)
-    calls = [_lower_node(node, ops[node], values, model) for node in _sorted(model, set(values))]
-    _set_types(values, input_names, inferred)
-    outputs = []
-    for name in output_names:
-        if name not in values:
-            raise _errors.ConversionError(f"Graph output {name!r} is computed by no node; export the model again.")
-        outputs.append(values[name])
-    return Graph(
-        graph.name or "",
-        [values[name] for name in input_names],
-        outputs,
-        calls,
-        output_names,
-        {name: _declared(value) for name, value in zip(input_names, inputs, strict=True)},
-    )
+    lowering = _Lowering(model, _resolve(model, registry))
+    graph = lowering.graph(model.graph)
+    _set_types(lowering.values, [value.name for value in graph.inputs], infer_types(model))
+    return graph
+
+
+class _Lowering:
+    """Lowers the main graph and the bodies of its nodes, whose values all have names of their own.
+
+    `values` are the values so far, by name.
+    """
+
+    def __init__(self, model: ir.Model, ops: dict[ir.Node, Op]) -> None:
+        self.model, self.ops = model, ops
+        self.values: dict[str, Value] = {}
+
+    def graph(self, graph: ir.Graph) -> Graph:
+        inputs = {value_name(value): value for value in graph.inputs if value.name not in graph.initializers}
+        output_names = tuple(value_name(value) for value in graph.outputs)
+        self.values |= {name: Value(name, _numpy_dtype(value.dtype)) for name, value in inputs.items()}
+        self.values |= {name: _stored(name, initializer) for name, initializer in graph.initializers.items()}
+        calls = [self.call(node) for node in _sorted(list(graph), set(self.values))]
+        missing = next((name for name in output_names if name not in self.values), None)
+        if missing is not None:
+            raise _errors.ConversionError(f"Graph output {missing!r} is computed by no node; export the model again.")
+        declared = {name: _declared(value) for name, value in inputs.items()}
+        outputs = [self.values[name] for name in output_names]
+        return Graph(graph.name or "", [self.values[name] for name in inputs], outputs, calls, output_names, declared)
+
+    def call(self, node: ir.Node) -> Call:
+        scope, class_names = scope_of(node)
+        inputs = [self.values[value.name] if value is not None and value.name else None for value in node.inputs]
+        while inputs and inputs[-1] is None:
+            inputs.pop()
+        op = self.ops[node]
+        name = node.name or (value_name(node.outputs[0]) if node.outputs else "")
+        call = Call(name, op.full_name, opset_of(node, self.model), op, inputs, [], {}, scope, class_names)
+        call.attributes = _attributes(node, op, call)
+        call.bodies = {key: self.graph(body) for key, body in _bodies(node).items()}
+        _check_arity(call)
+        for output in node.outputs:
+            value = Value(value_name(output), _numpy_dtype(output.dtype), producer=call)
+            call.outputs.append(value)
+            if output.name:
+                if output.name in self.values:
+                    raise _errors.ConversionError(
+                        f"Value {output.name!r} is given twice, the second time by {call.describe()}; export the model again."
+                    )
+                self.values[output.name] = value
+        return call
+
+
+def _bodies(node: ir.Node) -> dict[str, ir.Graph]:
+    return {name: attribute.as_graph() for name, attribute in node.attributes.items() if _is_body(attribute)}
+
+
+def _is_body(attribute: ir.Attr) -> bool:
+    return attribute.type is ir.AttributeType.GRAPH
 
 
 def _resolve(model: ir.Model, registry: Registry) -> dict[ir.Node, Op]:
     found: dict[ir.Node, Op] = {}
     missing: dict[tuple[str, str, int], list[str]] = {}
-    for node in model.graph:
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
         opset = opset_of(node, model)
         op = registry.lookup(node.domain, node.op_type, opset)
         if op is None:
@@ -131,14 +163,26 @@ def is_floating(dtype: np.dtype | None) -> TypeGuard[np.dtype]:
     return dtype is not None and (dtype.kind == "f" or (dtype.kind == "V" and "float" in dtype.name))
 
 
-def _sorted(model: ir.Model, known: set[str]) -> list[ir.Node]:
+def _reads(node: ir.Node) -> list[ir.Value]:
+    """The values that a node reads, those that only its bodies read included."""
+    read = [value for value in node.inputs if value is not None]
+    made: set[ir.Value] = set()
+    for body in _bodies(node).values():
+        made |= {*body.inputs, *body.initializers.values()}
+        for inner in body:
+            read += _reads(inner)
+            made |= set(inner.outputs)
+        read += list(body.outputs)
+    return [value for value in dict.fromkeys(read) if value not in made]
+
+
+def _sorted(nodes: list[ir.Node], known: set[str]) -> list[ir.Node]:
     """Topological order (Kahn): the file's own order, where that is one."""
-    nodes = list(model.graph)
     produced = {value.name: node for node in nodes for value in node.outputs if value.name}
     waiting: dict[ir.Node, int] = {}
     readers: dict[ir.Node, list[ir.Node]] = collections.defaultdict(list)
     for node in nodes:
-        sources = [value for value in node.inputs if value is not None and value.name and value.name not in known]
+        sources = [value for value in _reads(node) if value.name and value.name not in known]
         for value in sources:
             if value.name not in produced:
                 raise _errors.ConversionError(
@@ -166,37 +210,18 @@ def _sorted(model: ir.Model, known: set[str]) -> list[ir.Node]:
     return order
 
 
-def _lower_node(node: ir.Node, op: Op, values: dict[str, Value], model: ir.Model) -> Call:
-    scope, class_names = scope_of(node)
-    inputs = [values[value.name] if value is not None and value.name else None for value in node.inputs]
-    while inputs and inputs[-1] is None:
-        inputs.pop()
-    name = node.name or (value_name(node.outputs[0]) if node.outputs else "")
-    call = Call(name, op.full_name, opset_of(node, model), op, inputs, [], {}, scope, class_names)
-    call.attributes = _attributes(node, op, call)
-    _check_arity(call)
-    for output in node.outputs:
-        value = Value(value_name(output), _numpy_dtype(output.dtype), producer=call)
-        call.outputs.append(value)
-        if output.name:
-            if output.name in values:
-                raise _errors.ConversionError(
-                    f"Value {output.name!r} is given twice, the second time by {call.describe()}; export the model again."
-                )
-            values[output.name] = value
-    return call
-
-
 def _attributes(node: ir.Node, op: Op, call: Call) -> dict[str, Any]:
     known = op.attributes
-    attributes = {name: _python(attribute, call) for name, attribute in node.attributes.items()}
-    unknown = sorted(set(attributes) - set(known))
+    attributes = {
+        name: _python(attribute, call) for name, attribute in node.attributes.items() if not _is_body(attribute)
+    }
+    unknown = sorted(set(node.attributes) - set(known))
     if unknown:
         raise _errors.ConversionError(
             f"Attribute {unknown[0]!r} of {call.describe()} is not one of {', '.join(known) or 'none'}; the file does not "
             "follow the operator's schema."
         )
-    missing = sorted(name for name, default in known.items() if default is op.REQUIRED and name not in attributes)
+    missing = sorted(name for name, default in known.items() if default is op.REQUIRED and name not in node.attributes)
     if missing:
         raise _errors.ConversionError(
             f"Attribute {missing[0]!r} of {call.describe()} is required but absent; export the model again."

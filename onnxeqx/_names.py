@@ -92,7 +92,7 @@ def assign_paths(graph: Graph) -> None:
 
 def _distinct_layers(graph: Graph) -> list[tuple[Lifted, Call]]:
     found: dict[int, tuple[Lifted, Call]] = {}
-    for call in graph.calls:
+    for call in graph.all_calls():
         if call.lifted is not None:
             found.setdefault(id(call.lifted), (call.lifted, call))
     return list(found.values())
@@ -100,7 +100,7 @@ def _distinct_layers(graph: Graph) -> list[tuple[Lifted, Call]]:
 
 def _first_readers(graph: Graph) -> dict[int, Call]:
     readers: dict[int, Call] = {}
-    for call in graph.calls:
+    for call in graph.all_calls():
         for value in call.inputs:
             if value is not None and value.leaf is not None:
                 readers.setdefault(id(value.leaf), call)

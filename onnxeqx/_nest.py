@@ -59,7 +59,7 @@ def nest(graph: Graph) -> Block:
     root = _tree(graph)
     blocks = dict(_blocks(root))
     owners = _owners(graph, blocks)
-    for call in graph.calls:
+    for call in graph.all_calls():
         for prefix, name in call.class_names.items():
             if prefix in blocks and blocks[prefix].class_name is None:
                 blocks[prefix].class_name = name
@@ -70,9 +70,11 @@ def nest(graph: Graph) -> Block:
 
 def _tree(graph: Graph) -> Block:
     root = Block(())
-    owned = {id(leaf) for call in graph.calls if call.lifted is not None for leaf, _ in call.lifted.weights.values()}
+    owned = {
+        id(leaf) for call in graph.all_calls() if call.lifted is not None for leaf, _ in call.lifted.weights.values()
+    }
     placed: set[Path] = set()
-    for call in graph.calls:
+    for call in graph.all_calls():
         items: list[Lifted | Leaf] = [call.lifted] if call.lifted is not None else []
         items += [
             value.leaf
@@ -83,7 +85,7 @@ def _tree(graph: Graph) -> Block:
             if item.path not in placed:
                 placed.add(item.path)
                 _place(root, item)
-    for value in graph.outputs:
+    for value in [value for body in graph.graphs() for value in body.outputs]:
         if value.leaf is not None and value.leaf.path not in placed and id(value.leaf) not in owned:
             placed.add(value.leaf.path)
             _place(root, value.leaf)
@@ -142,7 +144,9 @@ def _owners(graph: Graph, blocks: dict[Path, Block]) -> dict[int, Path]:
     owners: dict[int, Path] = {}
     unknown: list[Call] = []
     for call in graph.calls:
-        if call.lifted is not None:
+        if call.bodies and (paths := _paths_in_bodies(call)):
+            owners[id(call)] = _callable_prefix(common_prefix(paths), blocks)
+        elif call.lifted is not None:
             owners[id(call)] = _callable_prefix(call.lifted.path[:-1], blocks)
         elif call.scope:
             owners[id(call)] = _callable_prefix(_sanitized_prefix(call.scope, blocks), blocks)
@@ -154,6 +158,13 @@ def _owners(graph: Graph, blocks: dict[Path, Block]) -> dict[int, Path]:
                 unknown.append(call)
     _place_by_neighbours(graph, unknown, owners, blocks)
     return owners
+
+
+def _paths_in_bodies(call: Call) -> list[Path]:
+    """The blocks of everything that the bodies of a call use: they are printed as functions that see one `self`."""
+    inner = [other for body in call.bodies.values() for other in body.all_calls()]
+    layers = [other.lifted.path[:-1] for other in inner if other.lifted is not None]
+    return [*layers, *(leaf.path[:-1] for body in call.bodies.values() for leaf in body.leaves())]
 
 
 def _sanitized_prefix(scope: Path, blocks: dict[Path, Block]) -> Path:
@@ -174,8 +185,8 @@ def _place_by_neighbours(graph: Graph, unknown: list[Call], owners: dict[int, Pa
     for call in unknown:
         near = [
             owners[id(value.producer)]
-            for value in call.inputs
-            if value is not None and value.producer is not None and id(value.producer) in owners
+            for value in call.reads
+            if value.producer is not None and id(value.producer) in owners
         ]
         near += [owners[id(user)] for output in call.outputs for user in users.get(output, []) if id(user) in owners]
         owners[id(call)] = _callable_prefix(common_prefix(near), blocks)
@@ -253,7 +264,7 @@ class _Nesting:
         moved = False
         by_id = {id(call): call for value in self.producer for call in [self.producer[value]]}
         for node in cycle:
-            if isinstance(node, tuple) or by_id[node].lifted is not None:
+            if isinstance(node, tuple) or by_id[node].lifted is not None or by_id[node].bodies:
                 continue
             call = by_id[node]
             neighbours = [self.producer[value] for value in reads(call) if value in self.producer]
@@ -328,17 +339,18 @@ class _Nesting:
 
 def data_reads(call: Call) -> list[Value]:
     """The values whose data a call reads, stored tensors included."""
-    return [value for value in call.inputs if value is not None]
+    return call.reads
 
 
 def dim_reads(call: Call) -> list[Dim]:
     """The dimensions a call reads through symbolic operands, and that none of its arrays has."""
     arrays = [value for value in data_reads(call) if value.array is None or value.leaf is not None]
+    inner = {value for body in call.bodies.values() for value in body.made()}
     return [
         dim
         for value in data_reads(call)
         for dim in symbol_dims(value)
-        if not any(has_dim(array, dim) for array in arrays)
+        if dim.value not in inner and not any(has_dim(array, dim) for array in arrays)
     ]
 
 

@@ -73,8 +73,33 @@ def read_proto(
         _map_external_data(model, folder)
     if proto.functions:
         InlinePass()(model)
+    _name_values_once(model)
     _override_shapes(model, input_shapes or {}, name)
     return model
+
+
+def _name_values_once(model: ir.Model) -> None:
+    """Renames values of subgraphs whose name another value has: branches of an `If` may use the same names."""
+    taken: set[str] = set()
+    for graph in _graphs(model.graph):
+        made = [*graph.inputs, *graph.initializers.values(), *(value for node in graph for value in node.outputs)]
+        for value in dict.fromkeys(value for value in made if value.name):
+            name, number = value_name(value), 1
+            while name in taken:
+                number += 1
+                name = f"{value.name}_{number}"
+            if name != value.name:
+                value.name = name
+            taken.add(name)
+
+
+def _graphs(graph: ir.Graph) -> Iterator[ir.Graph]:
+    """A graph and the subgraphs of its nodes, at any depth, the outer ones first."""
+    yield graph
+    for node in graph:
+        for attribute in node.attributes.values():
+            if attribute.type is ir.AttributeType.GRAPH:
+                yield from _graphs(attribute.as_graph())
 
 
 def _map_external_data(model: ir.Model, folder: pathlib.Path) -> None:
@@ -204,9 +229,11 @@ def infer_types(model: ir.Model) -> dict[str, Inferred]:
         while cause.__cause__ is not None:
             cause = cause.__cause__
         raise ReadError(f"The model is malformed: {cause}".splitlines()[0] + "; export it again.") from error
-    del proto.graph.value_info[:]
-    for output in proto.graph.output:
-        output.type.tensor_type.ClearField("shape")
+    for body in _body_protos(proto.graph):
+        del body.value_info[:]
+        inner = () if body is proto.graph else body.input
+        for value in (*body.output, *inner):
+            value.type.tensor_type.ClearField("shape")
     for value in proto.graph.input:
         for dim in value.type.tensor_type.shape.dim:
             if (dim.HasField("dim_value") and dim.dim_value <= 0) or dim.dim_param == "?":
@@ -216,7 +243,8 @@ def infer_types(model: ir.Model) -> dict[str, Inferred]:
     except Exception:  # noqa: BLE001  inference is a help; without it ranks come from the operators themselves
         return {}
     found = {}
-    for value in (*proto.graph.input, *proto.graph.value_info, *proto.graph.output):
+    bodies = _body_protos(proto.graph)
+    for value in [value for body in bodies for value in (*body.input, *body.value_info, *body.output)]:
         tensor_type = value.type.tensor_type
         shape = None
         if tensor_type.HasField("shape"):
@@ -225,6 +253,15 @@ def infer_types(model: ir.Model) -> dict[str, Inferred]:
             )
         found[value.name] = Inferred(shape, tensor_type.elem_type)
     return found
+
+
+def _body_protos(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """A graph and the subgraphs of its nodes, at any depth."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                yield from _body_protos(attribute.g)
 
 
 def proto_without(model: ir.Model, names: Collection[str]) -> onnx.ModelProto:

@@ -47,6 +47,8 @@ class Op:
     - `dtypes`: the attributes that name a dtype; the function takes ONNX's integers and dtypes alike.
     - `prints`: what printed models call instead: an infix or prefix operator (`"+"`), or a dotted name (`"jnp.tanh"`)
       that takes the same arguments and gives the same result; or a function that says so for the dtype of the first input.
+    - `chooses`: for an operator with subgraphs, a function of the inputs that gives the name of the one whose outputs are the
+      node's own (`If`): where the inputs are known at load, that subgraph takes the node's place.
     - `plugin`: the name of the plugin that registered it.
     """
 
@@ -66,6 +68,7 @@ class Op:
     converts: bool = False
     dtypes: tuple[str, ...] = ()
     prints: Printing = None
+    chooses: Callable[..., str] | None = None
     plugin: str = ""
 
     def covers(self, opset: int) -> bool:
@@ -124,6 +127,7 @@ def op(
     converts: bool = False,
     dtypes: tuple[str, ...] = (),
     prints: Printing = None,
+    chooses: Callable[..., str] | None = None,
 ) -> Callable[[Function], Function]:
     """Marks a function as the implementation of an ONNX operator. See [`onnxeqx.Op`][] for the arguments.
 
@@ -153,6 +157,7 @@ def op(
             converts=converts,
             dtypes=dtypes,
             prints=prints,
+            chooses=chooses,
         )
         unknown = [operand for operand in (*host, *buffers) if operand not in entry.inputs]
         if unknown:

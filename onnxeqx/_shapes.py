@@ -23,7 +23,7 @@ _MAX_HOST_ELEMENTS = 1 << 24
 
 def infer_call(call: Call) -> None:
     """Sets the shapes of the call's outputs where they are unknown and the inputs' are known."""
-    if all(output.shape is not None for output in call.outputs):
+    if call.bodies or all(output.shape is not None for output in call.outputs):
         return
     if any(value is not None and value.shape is None for value in call.inputs):
         return

@@ -106,8 +106,15 @@ class Symbol:
 class Dim(Symbol):
     """The size of one axis of a value."""
 
-    value: "Value"
+    of: "Value"
     axis: int
+
+    @property
+    def value(self) -> "Value":
+        value = self.of
+        while value.replaced_by is not None:
+            value = value.replaced_by
+        return value
 
     def __repr__(self) -> str:
         return f"{self.value.name}.shape[{self.axis}]"

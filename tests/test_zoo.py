@@ -22,6 +22,16 @@ from tests.sample_models import fill
 
 pytestmark = pytest.mark.zoo
 
+
+@pytest.fixture(autouse=True)
+def forget_compiled_models():
+    """Compiled models hold memory, and each test has a model of its own."""
+    yield
+    import jax
+
+    jax.clear_caches()
+
+
 ZOO = pathlib.Path(__file__).parents[2] / "shared" / "zoo"
 LIGHT = pathlib.Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
 LATER = {
@@ -69,13 +79,14 @@ def check(path: pathlib.Path, draw=random_inputs) -> None:
             results = result if isinstance(result, tuple) else (result,)
             for name, got, wanted in zip(live.output_names, results, expected, strict=True):
                 difference = compare(name, "", np.asarray(got), wanted, rtol=1e-3, atol=1e-4)
-                assert difference.agrees or both_agree_with_float64(live, inputs, got, wanted), difference
+                assert difference.agrees or ours_agrees_with_float64(live, inputs, got, wanted), difference
 
 
-def both_agree_with_float64(live, inputs, got, wanted) -> bool:
-    """Whether both sides are within the tolerance of the model in float64.
+def ours_agrees_with_float64(live, inputs, got, wanted) -> bool:
+    """Whether ours is within the tolerance of the model in float64, where ONNX Runtime's float32 is the one that is not.
 
-    In an ill-conditioned network two roundings may lie on either side of the true value, each within the tolerance.
+    efficientnet_b0 is ill-conditioned: ONNX Runtime is up to 1.7e-4 of the scale away from float64, ours 1.0e-4. It must be
+    within twice the tolerance all the same, so that a model which is wrong in both precisions does not pass.
     """
     import jax
     import jax.numpy as jnp
@@ -83,7 +94,11 @@ def both_agree_with_float64(live, inputs, got, wanted) -> bool:
     with jax.enable_x64(True):
         wide = jax.tree.map(lambda leaf: leaf.astype(jnp.float64) if eqx.is_inexact_array(leaf) else leaf, live)
         true = np.asarray(eqx.filter_jit(wide)(**inputs))
-    return all(compare("", "", np.asarray(side), true, rtol=1e-3, atol=1e-4).agrees for side in (got, wanted))
+    ours, theirs = (
+        compare("", "", np.asarray(got), true, rtol=1e-3, atol=1e-4),
+        compare("", "", wanted, true, rtol=1e-3, atol=2e-4),
+    )
+    return ours.agrees and theirs.agrees
 
 
 def random_bytes(model, *, seed: int, sizes: dict[str, int]) -> dict[str, np.ndarray]:
@@ -174,7 +189,11 @@ def gradient_inputs(name):
 
 
 def check_directions(loss, params, gradients) -> None:
-    """Along random directions in a sample of leaves, the derivative equals the central difference in float64."""
+    """Along random directions in a sample of leaves, the derivative equals the central difference in float64.
+
+    Steps of three widths: in a piecewise linear network a wide one may cross kinks (ResNet-50: off by 2e-3 at 1e-6, by 4e-8
+    at 1e-7), and a narrow one loses digits to rounding. A wrong derivative fits none.
+    """
     import jax
     import jax.numpy as jnp
 
@@ -184,16 +203,15 @@ def check_directions(loss, params, gradients) -> None:
     for index in sample:
         direction = np.random.default_rng(int(index)).standard_normal(leaves[index].shape)
         direction *= float(jnp.linalg.norm(leaves[index].reshape(-1)) + 1e-3) / np.linalg.norm(direction)
-        step = 1e-6
 
         def along(amount, index=index, direction=direction):
             moved = [leaf + amount * direction if i == index else leaf for i, leaf in enumerate(leaves)]
             return float(loss(jax.tree.unflatten(structure, moved)))
 
-        numeric = (along(step) - along(-step)) / (2 * step)
-        exact = float(jnp.sum(slopes[index] * direction))
-        assert abs(numeric - exact) <= 1e-4 * max(abs(exact), abs(numeric)) + 1e-8 * abs(along(0.0)), (
-            index,
-            numeric,
-            exact,
-        )
+        exact, scale = float(jnp.sum(slopes[index] * direction)), abs(along(0.0))
+        differences = {step: (along(step) - along(-step)) / (2 * step) for step in (1e-6, 1e-7, 1e-8)}
+        rounding = 16 * np.finfo(np.float64).eps * scale
+        assert any(
+            abs(difference - exact) <= 1e-4 * max(abs(exact), abs(difference)) + rounding / step
+            for step, difference in differences.items()
+        ), (index, exact, differences)

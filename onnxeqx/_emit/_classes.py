@@ -13,7 +13,7 @@ import numpy as np
 from .._graph import Leaf, Lifted, Role
 from .._names import Path, identifier
 from .._nest import Block
-from ._expressions import Imports, call, dotted, dtype, is_literal, literal, method, name
+from ._expressions import Imports, call, dotted, dtype, function, is_literal, literal, name
 from ._function import FunctionPrinter
 
 # Marks a literal in a constructor that may become an argument.
@@ -185,7 +185,7 @@ class ClassPrinter:
             for field, _, constructor in printed.fields
         ]
         if assignments:
-            body.append(method("__init__", arguments, assignments))
+            body.append(function("__init__", ["self", *arguments], assignments))
         if printed.method is not None:
             body.append(printed.method)
         base = dotted("eqx.Module")

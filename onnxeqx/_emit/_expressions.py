@@ -173,8 +173,8 @@ def plain_numbers(array: np.ndarray) -> Any:
     return convert(array.tolist())
 
 
-def method(name: str, parameters: list[str], body: list[ast.stmt]) -> ast.FunctionDef:
-    """`def name(self, *parameters): body`."""
-    names = [ast.arg("self"), *(ast.arg(parameter) for parameter in parameters)]
+def function(name: str, parameters: list[str], body: list[ast.stmt]) -> ast.FunctionDef:
+    """`def name(*parameters): body`."""
+    names = [ast.arg(parameter) for parameter in parameters]
     arguments = ast.arguments(posonlyargs=[], args=names, kwonlyargs=[], kw_defaults=[], defaults=[])
     return ast.FunctionDef(name=name, args=arguments, body=body, decorator_list=[], lineno=0)

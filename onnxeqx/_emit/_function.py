@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .._fold import symbol_dims
-from .._graph import Call, Kind, Leaf, Lifted, Role, Value
+from .._graph import Call, Graph, Kind, Leaf, Lifted, Role, Value
 from .._lower import is_floating
 from .._names import Path, identifier
 from .._nest import Block, BlockCall, axis_of
@@ -17,10 +17,10 @@ from ._expressions import (
     call as call_of,
     dotted,
     dtype as dtype_of,
+    function,
     infix,
     is_operator,
     literal,
-    method,
     name as name_of,
     plain_numbers,
     symbolic,
@@ -42,11 +42,14 @@ class FunctionPrinter:
     - `imports`: collects the modules that the printed text needs.
     - `main_dtype`: the floating dtype in which most parameters are stored. Where the model is cast to another one, values of
       this dtype follow.
+    - `around`: for the body of a control-flow call, the printer of the function around it, whose names it sees.
     """
 
-    def __init__(self, block: Block, imports: Imports, main_dtype: np.dtype) -> None:
-        self.block, self.imports, self.main_dtype = block, imports, main_dtype
-        self.names: dict[Value, str] = {}
+    def __init__(
+        self, block: Block, imports: Imports, main_dtype: np.dtype, around: "FunctionPrinter | None" = None
+    ) -> None:
+        self.block, self.imports, self.main_dtype, self.around = block, imports, main_dtype, around
+        self.names: dict[Value, str] = dict(around.names) if around is not None else {}
         self.uses_dtype = False
         self._plan = plan(block)
         self._current: Statement | None = None
@@ -54,20 +57,32 @@ class FunctionPrinter:
 
     def print(self) -> ast.FunctionDef:
         """The method, without decorators."""
+        arguments, body = self._lines()
+        if self.uses_dtype:
+            compute_dtype = name_of("compute_dtype")
+            body.insert(0, _assign("dtype", call_of(compute_dtype, name_of("self"))))
+        return function("__call__", ["self", *arguments], body)
+
+    def _lines(self) -> tuple[list[str], list[ast.stmt]]:
+        """Arguments and statements."""
         statements = self._plan.statements
         self._last_use = self._liveness(statements)
         self._readers = self._count_readers(statements)
         arguments = self._name_inputs()
         body: list[ast.stmt] = []
         for position, statement in enumerate(statements):
-            body.append(self._print_statement(statement, position))
+            body += self._print_statement(statement, position)
         self._current = None
         body.append(ast.Return(self._outputs()))
-        body = _fold_last_assignment(fold_loops(body, self._tuple_sizes()))
-        if self.uses_dtype:
-            compute_dtype = name_of("compute_dtype")
-            body.insert(0, _assign("dtype", call_of(compute_dtype, name_of("self"))))
-        return method("__call__", arguments, body)
+        return arguments, _fold_last_assignment(fold_loops(body, self._tuple_sizes()))
+
+    def _print_body(self, name: str, body: Graph) -> ast.FunctionDef:
+        """A subgraph as a function inside this one: it sees `self` and the names given so far."""
+        inside = Block(self.block.path, dict(self.block.children), list(body.calls), body.inputs, body.outputs)
+        printer = FunctionPrinter(inside, self.imports, self.main_dtype, self)
+        arguments, lines = printer._lines()
+        self.uses_dtype |= printer.uses_dtype
+        return function(name, arguments, lines)
 
     def _tuple_sizes(self) -> dict[str, int]:
         """The length of each tuple of the block, by the text that names it."""
@@ -114,7 +129,8 @@ class FunctionPrinter:
         ]
 
     def _is_variable(self, value: Value) -> bool:
-        return value in self._plan.producer or value in self.block.inputs
+        own = value in self._plan.producer or value in self.block.inputs
+        return own or (self.around is not None and self.around._is_variable(value))
 
     def _dims_of_others(self, statement: Statement) -> list[Dim]:
         """The dimensions that none of the statement's own operands can tell."""
@@ -129,7 +145,8 @@ class FunctionPrinter:
     def _holder(self, dim: Dim, statements: list[Statement]) -> Value:
         """The named value whose shape is read for a dimension: an argument if possible, else the earliest result."""
         produced = [output for statement in statements for output in statement.item.outputs]
-        for value in (*self.block.inputs, *produced):
+        outside = self.names if self.around is not None else ()
+        for value in (*self.block.inputs, *produced, *outside):
             if axis_of(value, dim) is not None:
                 return value
         raise AssertionError(f"no value at hand has the dimension {dim!r}")
@@ -145,8 +162,12 @@ class FunctionPrinter:
                 hint = "mask"
             else:
                 hint = next(generic, "x") if is_floating(value.dtype) else "index"
-            self.names[value] = self._fresh(hint, set(self.names.values()))
+            self.names[value] = self._fresh(hint, set(self.names.values()) | self._outer_names())
         return [self.names[value] for value in self.block.inputs]
+
+    def _outer_names(self) -> set[str]:
+        """Names of the functions around: assigning one of them would hide it in all of this function."""
+        return set() if self.around is None else {*self.around.names.values(), *self.around._outer_names()}
 
     def _fresh(self, hint: str, taken: set[str]) -> str:
         stem = identifier(hint).strip("_") or "x"
@@ -160,7 +181,7 @@ class FunctionPrinter:
             candidate = f"{stem}_{counter}"
         return candidate
 
-    def _name_result(self, value: Value, statement: Statement, position: int) -> str:
+    def _name_result(self, value: Value, statement: Statement, position: int, siblings: set[str]) -> str:
         """A dying operand that only this line reads hands its name on; otherwise the result is named after what made it."""
         operands = self._variables(statement)
         if operands and value.kind is Kind.DEVICE:
@@ -170,12 +191,15 @@ class FunctionPrinter:
                 and self._readers[first] == 1
                 and first.leaf is None
                 and first.kind is Kind.DEVICE
+                and self.names[first] not in siblings | self._outer_names()
             )
             if hands_on and first.dtype == value.dtype and self.names[first] in _GENERIC:
                 return self.names[first]
-        taken = {
-            self.names[other] for other, last in self._last_use.items() if other in self.names and last >= position
-        }
+        taken = (
+            siblings
+            | self._outer_names()
+            | {self.names[other] for other, last in self._last_use.items() if other in self.names and last >= position}
+        )
         hint = self._hint(statement.item)
         if hint is None:
             return next((text for text in _GENERIC if text not in taken), None) or self._fresh("x", taken)
@@ -196,21 +220,26 @@ class FunctionPrinter:
 
     # How they read.
 
-    def _print_statement(self, statement: Statement, position: int) -> ast.stmt:
+    def _print_statement(self, statement: Statement, position: int) -> list[ast.stmt]:
         self._current = statement
+        bodies = statement.item.bodies if isinstance(statement.item, Call) else {}
+        self._body_names = {}
+        for key in bodies:
+            self._body_names[key] = self._fresh(
+                key, {*self.names.values(), *self._body_names.values()} | self._outer_names()
+            )
+        functions = [self._print_body(self._body_names[key], body) for key, body in bodies.items()]
         expression = self._expression(statement.item)
         targets = []
-        names = {}
+        names: dict[Value, str] = {}
         for output in statement.item.outputs:
             if output in self._last_use:
-                names[output] = self._name_result(output, statement, position)
-                while names[output] in [other for value, other in names.items() if value is not output]:
-                    names[output] += "_"
+                names[output] = self._name_result(output, statement, position, set(names.values()))
                 targets.append(names[output])
             else:
                 targets.append("_")
         self.names |= names
-        return _assign(targets[0] if len(targets) == 1 else tuple(targets), expression)
+        return [*functions, _assign(targets[0] if len(targets) == 1 else tuple(targets), expression)]
 
     def _expression(self, item: Item) -> ast.expr:
         if isinstance(item, BlockCall):
@@ -236,6 +265,7 @@ class FunctionPrinter:
             self._function(item.op.function),
             *operands,
             **{key: self._attribute(item, key, value) for key, value in attributes.items()},
+            **{key: name_of(self._body_names[key]) for key in item.bodies},
         )
 
     def _layer_call(self, item: Call, lifted: Lifted) -> ast.expr:
@@ -407,7 +437,7 @@ class FunctionPrinter:
         expressions = []
         for value in self.block.outputs:
             expression = self._value(value)
-            if not self.block.path and (value.kind is not Kind.DEVICE):
+            if not self.block.path and self.around is None and value.kind is not Kind.DEVICE:
                 expression = call_of(dotted("jnp.asarray"), expression)
             expressions.append(expression)
         return expressions[0] if len(expressions) == 1 else ast.Tuple(expressions, ast.Load())

@@ -76,6 +76,10 @@ def _nested(block: Block, order: list[Item], producer: dict[Value, Item]) -> dic
             uses[value] = uses.get(value, 0) + 1
     for value in block.outputs:
         uses[value] = uses.get(value, 0) + 2
+    for item in order:
+        # What a body reads must have a name.
+        for value in item.captures if isinstance(item, Call) else ():
+            uses[value] = uses.get(value, 0) + 1
     needed_for_shape = {dim.value for item in order for dim in open_dims(item)}
     needed_for_shape |= {value for item in order for value in _holders(item)}
     nested: dict[Value, Call] = {}
@@ -88,6 +92,7 @@ def _nested(block: Block, order: list[Item], producer: dict[Value, Item]) -> dic
             source = producer.get(value)
             if (
                 not isinstance(source, Call)
+                or source.bodies
                 or uses[value] != 1
                 or len(source.outputs) != 1
                 or value in needed_for_shape

@@ -25,6 +25,7 @@ GROUP = "onnxeqx"
 BUILTIN_OPS = (
     "activation",
     "casting",
+    "control_flow",
     "convolution",
     "elementwise",
     "generator",
