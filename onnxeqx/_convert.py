@@ -18,7 +18,7 @@ from ._lift import lift
 from ._lower import lower
 from ._names import assign_paths
 from ._nest import Block, nest
-from ._read import proto_without, tensor_of
+from ._read import graph_protos, proto_without, tensor_of
 from ._weights import TRANSFORMS
 from .plugins.manager import PluginHost, host
 
@@ -142,11 +142,15 @@ def _weightless(model: ir.Model, leaves: list[Leaf]) -> bytes:
     for name in taken:
         tensor = proto.graph.initializer.add(name=name, data_type=shapes[name].elem_type)
         tensor.dims.extend(tensor_of(model.graph.initializers[name]).shape.numpy())
-    for node in proto.graph.node:
-        if node.output and node.output[0] in names:
-            for attribute in node.attribute:
-                if attribute.type == onnx.AttributeProto.TENSOR and len(attribute.t.dims):
-                    _clear_data(attribute.t)
+    for graph in graph_protos(proto.graph):
+        for tensor in graph.initializer if graph is not proto.graph else ():
+            if tensor.name in names:
+                _clear_data(tensor)
+        for node in graph.node:
+            if node.output and node.output[0] in names:
+                for attribute in node.attribute:
+                    if attribute.type == onnx.AttributeProto.TENSOR and len(attribute.t.dims):
+                        _clear_data(attribute.t)
     return proto.SerializeToString(deterministic=True)
 
 

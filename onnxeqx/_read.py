@@ -229,7 +229,7 @@ def infer_types(model: ir.Model) -> dict[str, Inferred]:
         while cause.__cause__ is not None:
             cause = cause.__cause__
         raise ReadError(f"The model is malformed: {cause}".splitlines()[0] + "; export it again.") from error
-    for body in _body_protos(proto.graph):
+    for body in graph_protos(proto.graph):
         del body.value_info[:]
         inner = () if body is proto.graph else body.input
         for value in (*body.output, *inner):
@@ -243,7 +243,7 @@ def infer_types(model: ir.Model) -> dict[str, Inferred]:
     except Exception:  # noqa: BLE001  inference is a help; without it ranks come from the operators themselves
         return {}
     found = {}
-    bodies = _body_protos(proto.graph)
+    bodies = graph_protos(proto.graph)
     for value in [value for body in bodies for value in (*body.input, *body.value_info, *body.output)]:
         tensor_type = value.type.tensor_type
         shape = None
@@ -255,13 +255,13 @@ def infer_types(model: ir.Model) -> dict[str, Inferred]:
     return found
 
 
-def _body_protos(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+def graph_protos(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
     """A graph and the subgraphs of its nodes, at any depth."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.HasField("g"):
-                yield from _body_protos(attribute.g)
+                yield from graph_protos(attribute.g)
 
 
 def proto_without(model: ir.Model, names: Collection[str]) -> onnx.ModelProto:

@@ -12,6 +12,7 @@ from onnx import helper, numpy_helper
 from ._convert import Provenance
 from ._errors import WeightsError
 from ._origin import Origin, origin_of
+from ._read import graph_protos
 from ._weights import TRANSFORMS, arrays, whole_path
 
 # Protobuf cannot hold 2 GiB; beyond this size weights go to an external file.
@@ -116,8 +117,10 @@ class _Writer:
     def __init__(self, proto: onnx.ModelProto) -> None:
         self.graph = proto.graph
         self.proto = proto
-        self.initializers = {tensor.name: tensor for tensor in proto.graph.initializer}
-        self.producers = {name: node for node in proto.graph.node for name in node.output}
+        graphs = list(graph_protos(proto.graph))
+        self.initializers = {tensor.name: tensor for graph in graphs for tensor in graph.initializer}
+        self.producers = {name: node for graph in graphs for node in graph.node for name in node.output}
+        self.graph_of = {name: graph for graph in graphs for node in graph.node for name in node.output}
         self.names = set(self.initializers) | set(self.producers) | {value.name for value in proto.graph.input}
 
     def write(self, entry: Provenance, array: np.ndarray) -> None:
@@ -126,7 +129,8 @@ class _Writer:
         if entry.reader is not None:
             name = self._rewire(entry.initializer, *entry.reader)
         elif entry.from_node and name in self.producers:
-            self.graph.node.remove(self.producers.pop(name))
+            # The tensor becomes an initializer of the main graph, which the subgraphs see.
+            self.graph_of[name].node.remove(self.producers.pop(name))
         self._store(
             name,
             array.reshape(array.shape[:1]) if array.shape[1:] == (1, 1) and len(entry.shape) == 1 else array,
@@ -150,20 +154,13 @@ class _Writer:
 
     def drop_unread(self) -> None:
         """Removes tensors that no node reads any more: those that a dropped node converted."""
-        read = {name for node in self.graph.node for name in node.input} | {value.name for value in self.graph.output}
-        kept = [tensor for tensor in self.graph.initializer if tensor.name in read or self._in_subgraph(tensor.name)]
+        graphs = list(graph_protos(self.graph))
+        read = {name for graph in graphs for node in graph.node for name in node.input}
+        read |= {value.name for graph in graphs for value in graph.output}
+        kept = [tensor for tensor in self.graph.initializer if tensor.name in read]
         del self.graph.initializer[:]
         self.graph.initializer.extend(kept)
-        self.initializers = {tensor.name: tensor for tensor in self.graph.initializer}
-
-    def _in_subgraph(self, name: str) -> bool:
-        graphs = [attribute.g for node in self.graph.node for attribute in node.attribute if attribute.HasField("g")]
-        while graphs:
-            graph = graphs.pop()
-            if any(name in node.input for node in graph.node):
-                return True
-            graphs += [attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField("g")]
-        return False
+        self.initializers = {tensor.name: tensor for graph in graphs for tensor in graph.initializer}
 
     def widen(self, widths: Mapping[int, int], changed: set[str]) -> None:
         """After heads of another width: reshapes to the old width downstream, and declared shapes, follow.

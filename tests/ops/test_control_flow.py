@@ -151,15 +151,23 @@ def test_no_iteration_gives_the_initial_state_and_empty_outputs():
     assert steps.shape == (0, 2, 4)
 
 
-def test_weights_inside_bodies_are_parameters():
+@pytest.mark.parametrize("in_node", [False, True])
+def test_weights_inside_bodies_are_parameters_and_are_written_back(in_node, tmp_path):
     text = """<ir_version: 8, opset_import: ["" : 17]> g (float[n, 4] x, bool c) => (float[n, 4] y) {
         y = If (c) <then_branch = t () => (float[n, 4] r) { r = Relu(x) }, else_branch = e () => (float[n, 4] r) { r = MatMul(x, w) }> }"""
     model = onnx.parser.parse_model(text)
     branch = next(a.g for a in model.graph.node[0].attribute if a.name == "else_branch")
-    branch.initializer.append(numpy_helper.from_array(WEIGHT, "w"))
+    if in_node:
+        branch.node.insert(0, onnx.helper.make_node("Constant", [], ["w"], value=numpy_helper.from_array(WEIGHT)))
+    else:
+        branch.initializer.append(numpy_helper.from_array(WEIGHT, "w"))
     live = onnxeqx.load_model(model)
     np.testing.assert_allclose(live(X, np.array(False)), X @ WEIGHT, rtol=1e-5)
     assert [leaf.size for leaf in jax.tree.leaves(eqx.filter(live, onnxeqx.parameters(live)))] == [16]
+    trained = jax.tree.map(lambda leaf, train: leaf * 2 if train else leaf, live, onnxeqx.parameters(live))
+    onnxeqx.save_onnx(trained, tmp_path / "trained.onnx")
+    (served,) = runtime(onnx.load(tmp_path / "trained.onnx"), {"x": X, "c": np.array(False)})
+    np.testing.assert_allclose(served, 2 * X @ WEIGHT, rtol=1e-5)
 
 
 def test_scan_8_runs_a_batch_with_lengths():
