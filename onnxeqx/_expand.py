@@ -61,7 +61,10 @@ def _body(node: ir.Node, opset: int, inferred: dict[str, Inferred]) -> onnx.Func
         version = max((v for v in schema.context_dependent_function_opset_versions if v <= opset), default=None)
         if version is None:
             return None
-        types = [_type(inferred.get(value.name or "") if value is not None else None) for value in node.inputs]
+        found = [inferred.get(value.name or "") for value in node.inputs if value is not None]
+        if any(value is None or value.type.WhichOneof("value") is None for value in found):
+            return None  # onnx would crash on a type that is not there
+        types = [_type(inferred, value) for value in node.inputs]
         serialized = ir.to_proto(node).SerializeToString()
         text = schema.get_context_dependent_function_with_opset_version(version, serialized, types)
         if text:
@@ -77,16 +80,15 @@ def _fill_defaults(node: ir.Node, schema: onnx.defs.OpSchema) -> None:
             node.attributes[name] = ir.from_proto(attribute.default_value)
 
 
-def _type(inferred: Inferred | None) -> bytes:
-    proto = onnx.TypeProto()
-    if inferred is not None and inferred.elem_type:
-        shape = None if inferred.shape is None else list(inferred.shape)
-        proto = onnx.helper.make_tensor_type_proto(inferred.elem_type, shape)
-    return proto.SerializeToString()
+def _type(inferred: dict[str, Inferred], value: ir.Value | None) -> bytes:
+    return b"" if value is None else inferred[value.name or ""].type.SerializeToString()
 
 
 def _call_body(node: ir.Node, body: onnx.FunctionProto, model: ir.Model, number: int) -> None:
     body.domain, body.name, body.overload = _DOMAIN, f"{node.op_type}_{number}", ""
+    made = {*body.input, *(name for inner in body.node for name in inner.output)}
+    while body.output and body.output[-1] not in made:  # optional outputs that this node does not ask for
+        body.output.pop()
     function = ir.from_proto(body)
     # ONNX gives an operator another body wherever an operator inside it changes, so this one holds at the model's opset.
     function.opset_imports.update({domain: model.opset_imports.get(domain, 1) for domain in function.opset_imports})

@@ -231,6 +231,8 @@ def _make_leaves(graph: Graph) -> None:
     nodes_hold_weights = _nodes_hold_weights(graph, list(constants.values()))
     for value in constants.values():
         array = value.known_array
+        if array.dtype.kind in "USO":  # text, which JAX has no arrays of, stays a literal of any size
+            continue
         if array.size > LITERAL_SIZE or (value.stored and is_weight(array.shape, array.dtype) and array.size > 1):
             value.leaf = _leaf_of_constant(value, nodes_hold_weights)
             value.kind = Kind.DEVICE

@@ -189,7 +189,7 @@ class Graph:
     **Fields:**
 
     - `output_names`: as in the file; an output may be a value under another name.
-    - `declared`: for each input the declared shape, with the file's own names of symbolic dimensions.
+    - `declared`: for each input what the file declares, as [`onnxeqx.runtime.model_call`][] takes it.
     """
 
     name: str
@@ -197,7 +197,7 @@ class Graph:
     outputs: list[Value]
     calls: list[Call]
     output_names: tuple[str, ...]
-    declared: dict[str, tuple[int | str | None, ...] | None]
+    declared: dict[str, str]
 
     def graphs(self) -> "Iterator[Graph]":
         """The graph itself, then the bodies of its calls, at any depth."""

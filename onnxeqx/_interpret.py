@@ -23,7 +23,7 @@ def interpret(graph: Graph, inputs: Mapping[str, Any]) -> list[Any]:
 
 def start(graph: Graph, inputs: Mapping[str, Any]) -> dict[Value, Any]:
     """The values that are known before the first call."""
-    return {value: jnp.asarray(inputs[value.name]) for value in graph.inputs}
+    return {value: _on_device(inputs[value.name]) for value in graph.inputs}
 
 
 def step_through(graph: Graph, values: dict[Value, Any]) -> Iterator[tuple[Call, list[Any]]]:
@@ -56,7 +56,15 @@ def _run_body(body: Graph, values: Mapping[Value, Any], *inputs: Any) -> Any:
 
 def _operand(value: Value, values: Mapping[Value, Any], *, keep: bool) -> Any:
     array = resolve(value, values)
-    return array if keep else jnp.asarray(array)
+    return array if keep else _on_device(array)
+
+
+def _on_device(value: Any) -> Any:
+    """Arrays of numbers as JAX arrays; lists, `None` and text as they are."""
+    is_number = (
+        isinstance(value, np.ndarray | np.generic | int | float | bool) and np.asarray(value).dtype.kind not in "USO"
+    )
+    return jnp.asarray(value) if is_number else value
 
 
 def resolve(value: Value, values: Mapping[Value, Any]) -> Any:

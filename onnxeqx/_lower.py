@@ -128,13 +128,17 @@ def snake_case(op_type: str) -> str:
     )
 
 
-def _declared(value: ir.Value) -> tuple[int | str | None, ...] | None:
+def _declared(value: ir.Value) -> str:
+    """The declared type: `float32[batch, 3, 224, 224]`, `string[2]`, `sequence`, `optional`, or `any`."""
+    if isinstance(value.type, ir.SequenceType | ir.OptionalType):
+        return "sequence" if isinstance(value.type, ir.SequenceType) else "optional"
+    dtype = _numpy_dtype(value.dtype)
+    name = "string" if value.dtype is ir.DataType.STRING else "any" if dtype is None else dtype.name
     if value.shape is None:
-        return None
-    return tuple(
-        None if dim in ("", "?") or (isinstance(dim, int) and dim <= 0) else dim
-        for dim in (dim if isinstance(dim, int) else dim.value for dim in value.shape.dims)
-    )
+        return name
+    dims = [dim if isinstance(dim, int) else dim.value for dim in value.shape.dims]
+    texts = ["?" if dim in (None, "") or (isinstance(dim, int) and dim <= 0) else str(dim) for dim in dims]
+    return f"{name}[{', '.join(texts)}]"
 
 
 def _numpy_dtype(dtype: ir.DataType | None) -> np.dtype | None:

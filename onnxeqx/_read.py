@@ -202,10 +202,11 @@ def tensor_of(initializer: ir.Value) -> ir.TensorProtocol:
 
 @dataclasses.dataclass(frozen=True)
 class Inferred:
-    """Shape (`None` if the rank is unknown) and element type (an ONNX integer) of a value."""
+    """Shape (`None` if the rank is unknown) and element type (an ONNX integer) of a value, and its whole type."""
 
     shape: tuple[int | str | None, ...] | None
     elem_type: int
+    type: onnx.TypeProto
 
 
 def infer_types(model: ir.Model) -> dict[str, Inferred]:
@@ -251,7 +252,7 @@ def infer_types(model: ir.Model) -> dict[str, Inferred]:
             shape = tuple(
                 dim.dim_value if dim.HasField("dim_value") else dim.dim_param or None for dim in tensor_type.shape.dim
             )
-        found[value.name] = Inferred(shape, tensor_type.elem_type)
+        found[value.name] = Inferred(shape, tensor_type.elem_type, value.type)
     return found
 
 

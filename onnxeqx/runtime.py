@@ -151,7 +151,8 @@ def model_call(declared: dict[str, str], dtype: str = "float32") -> Callable[[Ca
     **Arguments:**
 
     - `declared`: for each input, in graph order, its dtype and shape: `"float32[batch, 3, 224, 224]"`. A name frees a
-      dimension, and equal names are equal sizes.
+      dimension, and equal names are equal sizes. A `"string[2]"` is a NumPy array of text, a `"sequence"` a list of arrays, an
+      `"optional"` anything or `None`.
     - `dtype`: the floating dtype in which the file stores its parameters. Inputs declared with it follow a cast of the
       model; other floating-point and integer inputs are converted to their declared dtype.
 
@@ -194,6 +195,10 @@ def _bind_inputs(specs: "dict[str, _InputSpec]", args: tuple[Any, ...], kwargs: 
     return given
 
 
+def _is_text(value: Any) -> bool:
+    return not isinstance(value, jax.Array) and np.asarray(value).dtype.kind in "USO"
+
+
 @dataclasses.dataclass(frozen=True)
 class _InputSpec:
     name: str
@@ -212,7 +217,13 @@ class _InputSpec:
     def text(self) -> str:
         return self.dtype if self.dims is None else f"{self.dtype}[{', '.join(map(str, self.dims))}]"
 
-    def check(self, value: Any, wanted: Any, sizes: dict[str, tuple[Any, str]]) -> Array:
+    def check(self, value: Any, wanted: Any, sizes: dict[str, tuple[Any, str]]) -> Any:
+        if self.dtype in ("sequence", "optional"):
+            return jax.tree.map(lambda leaf: leaf if _is_text(leaf) else jnp.asarray(leaf), value)
+        if self.dtype == "string":
+            value = np.asarray(value)
+            self._check_shape(value.shape, sizes)
+            return value
         if not isinstance(value, jax.Array):
             value = np.asarray(value)
             if value.dtype == object or value.dtype.kind in "USM":

@@ -73,7 +73,7 @@ def _decorate_model(definition: ast.ClassDef, graph: Graph, main_dtype: np.dtype
     """Names of inputs and outputs, and the check of every call against the declared shapes."""
     declared = ast.Dict(
         [literal(value.name) for value in graph.inputs],
-        [literal(_declaration(graph, index)) for index in range(len(graph.inputs))],
+        [literal(graph.declared[value.name]) for value in graph.inputs],
     )
     keywords = [] if main_dtype == np.float32 else [ast.keyword("dtype", literal(main_dtype.name))]
     for statement in definition.body:
@@ -83,13 +83,6 @@ def _decorate_model(definition: ast.ClassDef, graph: Graph, main_dtype: np.dtype
     definition.body[:0] = [
         ast.Assign([ast.Name(key, ast.Store())], literal(value), lineno=0) for key, value in names.items()
     ]
-
-
-def _declaration(graph: Graph, index: int) -> str:
-    value = graph.inputs[index]
-    dims = graph.declared[value.name]
-    dtype = value.dtype.name if value.dtype is not None else "any"
-    return dtype if dims is None else f"{dtype}[{', '.join('?' if dim is None else str(dim) for dim in dims)}]"
 
 
 def _unparse(statement: ast.stmt) -> str:

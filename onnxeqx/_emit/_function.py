@@ -417,6 +417,8 @@ class FunctionPrinter:
         if is_floating(array.dtype):
             kind = self._dtype() if array.dtype == self.main_dtype else dtype_of(array.dtype)
             return call_of(dotted(floating), numbers, kind)
+        if array.dtype.kind in "USO":
+            return call_of(dotted("np.array"), numbers, dtype=name_of("object"))
         if array.dtype in (np.int64, np.bool_):
             return call_of(
                 dotted("np.array"), numbers, **({} if array.size else {"dtype": dotted(f"np.{array.dtype.name}")})
@@ -437,7 +439,8 @@ class FunctionPrinter:
         expressions = []
         for value in self.block.outputs:
             expression = self._value(value)
-            if not self.block.path and self.around is None and value.kind is not Kind.DEVICE:
+            text = value.array is not None and value.array.dtype.kind in "USO" and value.kind is Kind.CONST
+            if not self.block.path and self.around is None and value.kind is not Kind.DEVICE and not text:
                 expression = call_of(dotted("jnp.asarray"), expression)
             expressions.append(expression)
         return expressions[0] if len(expressions) == 1 else ast.Tuple(expressions, ast.Load())

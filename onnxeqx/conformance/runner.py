@@ -1,0 +1,126 @@
+"""Running cases: each is a whole model through the whole pipeline, compared at the suite's own tolerances."""
+
+import dataclasses
+import time
+from typing import Any
+
+import jax
+import numpy as np
+import onnx
+
+from .._convert import unlifted
+from .._fold import symbol_dims
+from .._graph import Graph, Value
+from .._load import load_model
+from .._read import read_proto
+from ..backend import to_numpy
+from .cases import Case
+
+
+@dataclasses.dataclass(frozen=True)
+class Mode:
+    """How a case is run.
+
+    **Fields:** `jit` (the whole model in one `jax.jit`, every input traced that may be), `x64` (with `jax_enable_x64`).
+    """
+
+    jit: bool = False
+    x64: bool = False
+
+    def __str__(self) -> str:
+        return f"{'jit' if self.jit else 'eager'}{'64' if self.x64 else '32'}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What came of a case.
+
+    **Fields:** `case`, `mode`; `problem` is empty if it passed, else one line; `static` are the inputs that were not traced
+    under `jit`, as an operator needs their values while tracing; `operators` are those of the model; `seconds` it took.
+    """
+
+    case: str
+    mode: str
+    problem: str
+    static: tuple[str, ...]
+    operators: tuple[str, ...]
+    seconds: float
+
+    @property
+    def passed(self) -> bool:
+        return not self.problem
+
+
+def run_case(case: Case, mode: Mode) -> Outcome:
+    """Runs one case; whatever goes wrong is its problem."""
+    start = time.perf_counter()
+    static: tuple[str, ...] = ()
+    operators: tuple[str, ...] = ()
+    problem = ""
+    try:
+        model, data_sets = case.load()
+        operators = tuple(sorted({f"{node.domain}::{node.op_type}".removeprefix("::") for node in model.graph.node}))
+        with jax.enable_x64(mode.x64), jax.numpy_dtype_promotion("strict"):
+            static = _run(model, data_sets, mode, case)
+    except Exception as error:  # noqa: BLE001  any failure is the outcome
+        problem = f"{type(error).__name__}: {error}".replace("\n", " ").strip()[:400]
+    return Outcome(case.name, str(mode), problem, static, operators, time.perf_counter() - start)
+
+
+def _run(
+    model: onnx.ModelProto, data_sets: list[tuple[list[Any], list[Any]]], mode: Mode, case: Case
+) -> tuple[str, ...]:
+    live = load_model(model)
+    static = static_inputs(unlifted(read_proto(model))) if mode.jit else ()
+    for inputs, expected in data_sets:
+        given = dict(zip(live.input_names, inputs, strict=False)) | dict.fromkeys(live.input_names[len(inputs) :])
+        results = _jitted(live, given, static) if mode.jit else live(**given)
+        results = results if isinstance(results, tuple) else (results,)
+        for name, result, wanted in zip(live.output_names, results, expected, strict=True):
+            compare(name, to_numpy(result), wanted, case)
+    return static
+
+
+def _jitted(live: Any, given: dict[str, Any], static: tuple[str, ...]) -> Any:
+    known = {name: value for name, value in given.items() if name in static or value is None}
+    traced = {name: value for name, value in given.items() if name not in known}
+    return jax.jit(lambda traced: live(**traced, **known))(traced)
+
+
+def static_inputs(graph: Graph) -> tuple[str, ...]:
+    """The graph inputs that an operator needs while tracing: a shape, an axis, or what such a value is computed from."""
+    needed: set[Value] = set()
+    for inner in reversed(list(graph.graphs())):
+        for call in reversed(inner.calls):
+            needed |= {value for _, value in call.host_operands()}
+            if any(output in needed for output in call.outputs):
+                needed |= set(call.reads)
+                needed |= {dim.value for value in call.reads for dim in symbol_dims(value)}
+    return tuple(value.name for value in graph.inputs if value in needed)
+
+
+def compare(name: str, result: Any, expected: Any, case: Case) -> None:
+    """As `onnx.backend.test.runner.Runner.assert_similar_outputs`; without 64 bits, JAX's dtypes count as ONNX's.
+
+    **Raises:** `AssertionError`.
+    """
+    if isinstance(expected, list | tuple):
+        assert isinstance(result, list | tuple), f"{name} is no sequence"
+        assert len(result) == len(expected), f"{name} has {len(result)} elements, not {len(expected)}"
+        for position, (item, wanted) in enumerate(zip(result, expected, strict=True)):
+            compare(f"{name}[{position}]", item, wanted, case)
+        return
+    if expected is None or isinstance(expected, dict):
+        assert result == expected, f"{name} is {result!r}, not {expected!r}"
+        return
+    assert isinstance(result, np.ndarray), f"{name} is a {type(result).__name__}"
+    assert result.shape == expected.shape, f"{name} has shape {result.shape}, not {expected.shape}"
+    if expected.dtype.kind in "USO":
+        np.testing.assert_array_equal(result.astype(object), expected.astype(object))
+        return
+    wanted = {expected.dtype, jax.dtypes.canonicalize_dtype(expected.dtype)}
+    assert result.dtype in wanted, f"{name} is {result.dtype}, not {expected.dtype}"
+    rtol = max(case.rtol, 2**-6) if expected.dtype.name == "bfloat16" else case.rtol
+    if expected.dtype.kind == "V":
+        result, expected = result.astype(np.float32), expected.astype(np.float32)
+    np.testing.assert_allclose(result, expected.astype(result.dtype), rtol=rtol, atol=case.atol)
