@@ -314,6 +314,10 @@ class FunctionPrinter:
         self.uses_dtype = True
         return name_of("dtype")
 
+    def _floating(self, kind: np.dtype) -> ast.expr:
+        """A floating dtype: the model's own, or one that the file asks for."""
+        return self._dtype() if kind == self.main_dtype else dtype_of(kind)
+
     def _operand(self, item: Call, position: int, value: Value | None) -> ast.expr:
         if value is None:
             return literal(None)
@@ -331,7 +335,7 @@ class FunctionPrinter:
             and is_floating(value.dtype)
             and any(other is not None and other.kind is Kind.DEVICE for other in item.inputs)
         ):
-            return call_of(dotted("jnp.asarray"), expression, self._dtype())
+            return call_of(dotted("jnp.asarray"), expression, self._floating(value.dtype))
         return expression
 
     def _scalar_operand(self, item: Call, value: Value) -> ast.expr | None:
@@ -349,8 +353,7 @@ class FunctionPrinter:
         if any(other.dtype == value.dtype for other in others) or array.dtype in (np.int64, np.bool_, object):
             return self._scalar(value)
         if is_floating(array.dtype):
-            kind = self._dtype() if array.dtype == self.main_dtype else dtype_of(array.dtype)
-            return call_of(dotted("jnp.array"), self._scalar(value), kind)
+            return call_of(dotted("jnp.array"), self._scalar(value), self._floating(array.dtype))
         return call_of(dotted(f"np.{array.dtype.name}"), self._scalar(value))
 
     def _is_infix(self, item: Call) -> bool:
@@ -415,8 +418,7 @@ class FunctionPrinter:
     def _array(self, array: np.ndarray, floating: str = "jnp.array") -> ast.expr:
         numbers = literal(plain_numbers(array))
         if is_floating(array.dtype):
-            kind = self._dtype() if array.dtype == self.main_dtype else dtype_of(array.dtype)
-            return call_of(dotted(floating), numbers, kind)
+            return call_of(dotted(floating), numbers, self._floating(array.dtype))
         if array.dtype.kind in "USO":
             return call_of(dotted("np.array"), numbers, dtype=name_of("object"))
         if array.dtype in (np.int64, np.bool_):

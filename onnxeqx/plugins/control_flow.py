@@ -237,6 +237,22 @@ def scan_8(sequence_lens=None, *initial_state_and_scan_inputs, body, directions=
     return results if n_outputs > 1 else results[0]
 
 
+@op("SequenceMap", since=17)
+def sequence_map(input_sequence, *additional_inputs, body, n_outputs=1):
+    """Applies a subgraph to each element of a sequence -> a sequence of its results.
+
+    Further inputs are sequences, which are walked along, or tensors, which every call is given.
+
+    https://onnx.ai/onnx/operators/onnx__SequenceMap.html
+    """
+    rows = [
+        as_tuple(body(element, *(other[i] if isinstance(other, list) else other for other in additional_inputs)))
+        for i, element in enumerate(input_sequence)
+    ]
+    results = tuple([row[i] for row in rows] for i in range(n_outputs))
+    return results if n_outputs > 1 else results[0]
+
+
 @hookimpl
 def onnxeqx_register_ops(registry):
     registry.add_module(__name__)
