@@ -213,6 +213,17 @@ def symbol_dims(value: Value) -> list[Dim]:
     return [dim for item in value.array.reshape(-1) for dim in dims(item)]
 
 
+def host_inputs(graph: Graph) -> tuple[str, ...]:
+    """The graph inputs whose values an operator needs while tracing: a shape, an axis, or what that is computed from."""
+    needed: set[Value] = set()
+    for inner in reversed(list(graph.graphs())):
+        for call in reversed(inner.calls):
+            needed |= {value for _, value in call.host_operands()}
+            if any(output in needed for output in call.outputs):
+                needed |= set(call.reads)
+    return tuple(value.name for value in graph.inputs if value in needed)
+
+
 def _make_leaves(graph: Graph) -> None:
     """Turns large constants into leaves, and classifies all leaves."""
     constants: dict[int, Value] = {}

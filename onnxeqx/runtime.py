@@ -145,7 +145,9 @@ def normalize_axes(axes: Sequence[int], ndim: int) -> tuple[int, ...]:
     return tuple(axis % ndim for axis in axes)
 
 
-def model_call(declared: dict[str, str], dtype: str = "float32") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def model_call(
+    declared: dict[str, str], dtype: str = "float32", host: tuple[str, ...] = ()
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorates the `__call__` of a model: takes inputs by position or by their ONNX names, and checks them.
 
     **Arguments:**
@@ -155,6 +157,8 @@ def model_call(declared: dict[str, str], dtype: str = "float32") -> Callable[[Ca
       `"optional"` anything or `None`.
     - `dtype`: the floating dtype in which the file stores its parameters. Inputs declared with it follow a cast of the
       model; other floating-point and integer inputs are converted to their declared dtype.
+    - `host`: the inputs that set shapes or axes. Given as NumPy arrays or numbers they stay on the host, so that the model
+      works under `jit` with them as constants: `jax.jit(lambda x: model(x, np.array([2, 3])))`.
 
     **Raises:** on a call, `InputError` if an input is missing, unknown, or of a wrong rank, dimension or kind of dtype.
     """
@@ -168,7 +172,10 @@ def model_call(declared: dict[str, str], dtype: str = "float32") -> Callable[[Ca
             arrays = []
             for name, spec in specs.items():
                 wanted = compute_dtype(self, dtype) if spec.dtype == dtype else spec.dtype
-                arrays.append(spec.check(given[name], wanted, sizes))
+                array = spec.check(
+                    given[name], wanted, sizes, keep=name in host and not isinstance(given[name], jax.Array)
+                )
+                arrays.append(array)
             return function(self, *arrays)
 
         # Callers bind by ONNX names, which need not be the names of the parameters.
@@ -217,7 +224,8 @@ class _InputSpec:
     def text(self) -> str:
         return self.dtype if self.dims is None else f"{self.dtype}[{', '.join(map(str, self.dims))}]"
 
-    def check(self, value: Any, wanted: Any, sizes: dict[str, tuple[Any, str]]) -> Any:
+    def check(self, value: Any, wanted: Any, sizes: dict[str, tuple[Any, str]], *, keep: bool = False) -> Any:
+        """The value as a JAX array of the wanted dtype, or, to keep it on the host, as a NumPy array of the declared one."""
         if self.dtype in ("sequence", "optional"):
             return jax.tree.map(lambda leaf: leaf if _is_text(leaf) else jnp.asarray(leaf), value)
         if self.dtype == "string":
@@ -239,7 +247,7 @@ class _InputSpec:
             raise InputError(
                 f"Input {self.name!r} has dtype {value.dtype}, but the model takes {self.text}; convert it first."
             )
-        return jnp.asarray(value, wanted)
+        return value.astype(self.dtype) if keep else jnp.asarray(value, wanted)
 
     def _check_shape(self, shape: tuple[Any, ...], sizes: dict[str, tuple[Any, str]]) -> None:
         if self.dims is None:

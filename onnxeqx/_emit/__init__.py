@@ -5,6 +5,7 @@ import dataclasses
 
 import numpy as np
 
+from .._fold import host_inputs
 from .._graph import Graph, Role
 from .._lower import is_floating
 from .._nest import Block
@@ -76,6 +77,8 @@ def _decorate_model(definition: ast.ClassDef, graph: Graph, main_dtype: np.dtype
         [literal(graph.declared[value.name]) for value in graph.inputs],
     )
     keywords = [] if main_dtype == np.float32 else [ast.keyword("dtype", literal(main_dtype.name))]
+    if host := host_inputs(graph):
+        keywords.append(ast.keyword("host", literal(host)))
     for statement in definition.body:
         if isinstance(statement, ast.FunctionDef) and statement.name == "__call__":
             statement.decorator_list = [ast.Call(dotted("model_call"), [declared], keywords)]

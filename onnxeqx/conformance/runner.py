@@ -9,8 +9,7 @@ import numpy as np
 import onnx
 
 from .._convert import unlifted
-from .._fold import symbol_dims
-from .._graph import Graph, Value
+from .._fold import host_inputs
 from .._load import load_model
 from .._read import read_proto
 from ..backend import to_numpy
@@ -71,7 +70,7 @@ def _run(
     model: onnx.ModelProto, data_sets: list[tuple[list[Any], list[Any]]], mode: Mode, case: Case
 ) -> tuple[str, ...]:
     live = load_model(model)
-    static = static_inputs(unlifted(read_proto(model))) if mode.jit else ()
+    static = host_inputs(unlifted(read_proto(model))) if mode.jit else ()
     for inputs, expected in data_sets:
         given = dict(zip(live.input_names, inputs, strict=False)) | dict.fromkeys(live.input_names[len(inputs) :])
         results = _jitted(live, given, static) if mode.jit else live(**given)
@@ -85,18 +84,6 @@ def _jitted(live: Any, given: dict[str, Any], static: tuple[str, ...]) -> Any:
     known = {name: value for name, value in given.items() if name in static or value is None}
     traced = {name: value for name, value in given.items() if name not in known}
     return jax.jit(lambda traced: live(**traced, **known))(traced)
-
-
-def static_inputs(graph: Graph) -> tuple[str, ...]:
-    """The graph inputs that an operator needs while tracing: a shape, an axis, or what such a value is computed from."""
-    needed: set[Value] = set()
-    for inner in reversed(list(graph.graphs())):
-        for call in reversed(inner.calls):
-            needed |= {value for _, value in call.host_operands()}
-            if any(output in needed for output in call.outputs):
-                needed |= set(call.reads)
-                needed |= {dim.value for value in call.reads for dim in symbol_dims(value)}
-    return tuple(value.name for value in graph.inputs if value in needed)
 
 
 def compare(name: str, result: Any, expected: Any, case: Case) -> None:
