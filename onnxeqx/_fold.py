@@ -218,7 +218,8 @@ def host_inputs(graph: Graph) -> tuple[str, ...]:
     needed: set[Value] = set()
     for inner in reversed(list(graph.graphs())):
         for call in reversed(inner.calls):
-            needed |= {value for _, value in call.host_operands()}
+            wanted = (*call.op.host, *call.op.prefers_host)
+            needed |= {value for i, value in enumerate(call.inputs) if value and call.op.input_name(i) in wanted}
             if any(output in needed for output in call.outputs):
                 needed |= set(call.reads)
     return tuple(value.name for value in graph.inputs if value in needed)

@@ -38,6 +38,8 @@ class Op:
     - `name`, `domain`: the ONNX operator.
     - `since`, `until`: the opset versions covered, both inclusive; `until=None` has no end.
     - `host`: the inputs that must be known while tracing (a target shape, axes): they arrive as Python or NumPy values.
+    - `prefers_host`: the inputs that an operator makes more of where they are known while tracing (a loop's number of
+      iterations): graph inputs that lead there may be given as constants.
     - `on_host`: runs on NumPy when every input is a NumPy array (see [`onnxeqx.runtime.array_namespace`][]).
     - `buffers`: the inputs whose weights are never trained (BatchNormalization's statistics).
     - `from_shapes`: the result depends on the shapes of the inputs only, never on their data (`Shape`, `Size`).
@@ -60,6 +62,7 @@ class Op:
     since: int = 1
     until: int | None = None
     host: tuple[str, ...] = ()
+    prefers_host: tuple[str, ...] = ()
     on_host: bool = False
     buffers: tuple[str, ...] = ()
     from_shapes: bool = False
@@ -119,6 +122,7 @@ def op(
     since: int = 1,
     until: int | None = None,
     host: tuple[str, ...] = (),
+    prefers_host: tuple[str, ...] = (),
     on_host: bool = False,
     buffers: tuple[str, ...] = (),
     from_shapes: bool = False,
@@ -149,6 +153,7 @@ def op(
             since,
             until,
             host=host,
+            prefers_host=prefers_host,
             on_host=on_host,
             buffers=buffers,
             from_shapes=from_shapes,
@@ -159,7 +164,7 @@ def op(
             prints=prints,
             chooses=chooses,
         )
-        unknown = [operand for operand in (*host, *buffers) if operand not in entry.inputs]
+        unknown = [operand for operand in (*host, *prefers_host, *buffers) if operand not in entry.inputs]
         if unknown:
             raise PluginError(
                 f"@op({name!r}) names {unknown[0]!r}, which is not an input of {function.__name__}{inspect.signature(function)}."

@@ -383,7 +383,7 @@ class FunctionPrinter:
                 or value.array.dtype.kind not in "iufb"
                 or (value.array.ndim == 0 and value.array.dtype not in (np.int64, np.bool_))
             ):
-                return self._array(value.array)
+                return self._array(value.array, "np.array")
             return literal(plain_numbers(value.array))
         expression = self._value(value)
         if value.kind is Kind.HOST:

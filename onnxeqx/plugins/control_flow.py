@@ -53,7 +53,7 @@ def _on_device(body: Body, *operands: Any) -> Any:
     return jax.tree.map(jnp.asarray, body(*operands))
 
 
-@op("Loop", since=1)
+@op("Loop", since=1, prefers_host=("max_trip_count", "cond"))
 def loop(max_trip_count=None, cond=None, *v_initial, body, n_outputs=1):
     """Repeats a subgraph: `(iteration, cond, *state) -> (cond, *state, *scan_outputs)`; the scan outputs are stacked.
 
@@ -97,6 +97,8 @@ class _Loop:
         while len(rows) < limit and condition:
             condition, state, outputs = self.step(np.int64(len(rows)), condition, state)
             rows.append(outputs)
+            if isinstance(condition, Tracer):
+                raise _unknown_count()
         if not rows:
             shapes = jax.eval_shape(lambda *state: self.step(jnp.int32(0), np.bool_(True), state)[2], *first)
             return (*state, *(jnp.zeros((0, *shape.shape), shape.dtype) for shape in shapes))
@@ -121,12 +123,9 @@ class _Loop:
             return self.scanned(limit if condition else 0, state)
         if fixed and not outputs:
             return self.repeated(limit, condition, state)
-        if known and conditions and not isinstance(conditions[-1], Tracer):
+        if known:
             return self.unrolled(limit, condition, state)
-        raise HostValueError(
-            "How often a Loop repeats depends on the data of an input, and its outputs grow with each iteration, so their shape "
-            "is not known under jit; call the model without jit, or export it with a fixed number of iterations."
-        )
+        raise _unknown_count()
 
     def scanned(self, length: int, state: Sequence[Any]) -> tuple[Any, ...]:
         def step(state: tuple[Any, ...], iteration: Any) -> tuple[Any, Any]:
@@ -148,6 +147,13 @@ class _Loop:
 
         start = (jnp.int32(0), jnp.asarray(condition), tuple(map(jnp.asarray, state)))
         return lax.while_loop(is_open, step, start)[2]
+
+
+def _unknown_count() -> HostValueError:
+    return HostValueError(
+        "How often a Loop repeats depends on the data of an input, and its outputs grow with each iteration, so their shape "
+        "is not known under jit; call the model without jit, or export it with a fixed number of iterations."
+    )
 
 
 def _is_traced(values: Any) -> bool:
