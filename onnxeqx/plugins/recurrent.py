@@ -43,7 +43,7 @@ class _Weights:
     p: Any = None
 
 
-Cell = Callable[[Any, State, _Weights, Sequence[Callable[[Any], Any]]], State]
+Cell = Callable[..., State]
 
 
 @op("RNN", since=14)
@@ -185,7 +185,11 @@ def rnn_7(
 
     https://onnx.ai/onnx/operators/onnx__RNN.html
     """
-    options = {"activation_alpha": activation_alpha, "activation_beta": activation_beta, "activations": activations}
+    options: dict[str, Any] = {
+        "activation_alpha": activation_alpha,
+        "activation_beta": activation_beta,
+        "activations": activations,
+    }
     return rnn(X, W, R, B, sequence_lens, initial_h, clip=clip, direction=direction, n_outputs=n_outputs, **options)
 
 
@@ -211,7 +215,11 @@ def rnn_1(
 
     https://onnx.ai/onnx/operators/onnx__RNN.html
     """
-    options = {"activation_alpha": activation_alpha, "activation_beta": activation_beta, "activations": activations}
+    options: dict[str, Any] = {
+        "activation_alpha": activation_alpha,
+        "activation_beta": activation_beta,
+        "activations": activations,
+    }
     return rnn(X, W, R, B, sequence_lens, initial_h, clip=clip, direction=direction, n_outputs=n_outputs, **options)
 
 
@@ -237,7 +245,11 @@ def gru_7(
 
     https://onnx.ai/onnx/operators/onnx__GRU.html
     """
-    options = {"activation_alpha": activation_alpha, "activation_beta": activation_beta, "activations": activations}
+    options: dict[str, Any] = {
+        "activation_alpha": activation_alpha,
+        "activation_beta": activation_beta,
+        "activations": activations,
+    }
     options |= {"clip": clip, "direction": direction, "linear_before_reset": linear_before_reset}
     return gru(X, W, R, B, sequence_lens, initial_h, n_outputs=n_outputs, **options)
 
@@ -265,7 +277,11 @@ def gru_3(
 
     https://onnx.ai/onnx/operators/onnx__GRU.html
     """
-    options = {"activation_alpha": activation_alpha, "activation_beta": activation_beta, "activations": activations}
+    options: dict[str, Any] = {
+        "activation_alpha": activation_alpha,
+        "activation_beta": activation_beta,
+        "activations": activations,
+    }
     options |= {"clip": clip, "direction": direction, "linear_before_reset": linear_before_reset}
     return gru(X, W, R, B, sequence_lens, initial_h, n_outputs=n_outputs, **options)
 
@@ -292,7 +308,11 @@ def gru_1(
 
     https://onnx.ai/onnx/operators/onnx__GRU.html
     """
-    options = {"activation_alpha": activation_alpha, "activation_beta": activation_beta, "activations": activations}
+    options: dict[str, Any] = {
+        "activation_alpha": activation_alpha,
+        "activation_beta": activation_beta,
+        "activations": activations,
+    }
     return gru(X, W, R, B, sequence_lens, initial_h, clip=clip, direction=direction, n_outputs=n_outputs, **options)
 
 
@@ -320,7 +340,11 @@ def lstm_7(
 
     https://onnx.ai/onnx/operators/onnx__LSTM.html
     """
-    options = {"activation_alpha": activation_alpha, "activation_beta": activation_beta, "activations": activations}
+    options: dict[str, Any] = {
+        "activation_alpha": activation_alpha,
+        "activation_beta": activation_beta,
+        "activations": activations,
+    }
     options |= {"clip": clip, "direction": direction, "input_forget": input_forget}
     return lstm(X, W, R, B, sequence_lens, initial_h, initial_c, P, n_outputs=n_outputs, **options)
 
@@ -350,7 +374,11 @@ def lstm_1(
 
     https://onnx.ai/onnx/operators/onnx__LSTM.html
     """
-    options = {"activation_alpha": activation_alpha, "activation_beta": activation_beta, "activations": activations}
+    options: dict[str, Any] = {
+        "activation_alpha": activation_alpha,
+        "activation_beta": activation_beta,
+        "activations": activations,
+    }
     options |= {"clip": clip, "direction": direction, "input_forget": input_forget}
     return lstm(X, W, R, B, sequence_lens, initial_h, initial_c, P, n_outputs=n_outputs, **options)
 
