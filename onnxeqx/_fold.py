@@ -227,6 +227,7 @@ def host_inputs(graph: Graph) -> tuple[str, ...]:
 
 def _make_leaves(graph: Graph) -> None:
     """Turns large constants into leaves, and classifies all leaves."""
+    _unmake_host_leaves(graph)
     constants: dict[int, Value] = {}
     operands = [
         (call, position, value)
@@ -249,6 +250,22 @@ def _make_leaves(graph: Graph) -> None:
             value.leaf = _leaf_of_constant(value, nodes_hold_weights)
             value.kind = Kind.DEVICE
     _mark_buffers(operands)
+
+
+def _unmake_host_leaves(graph: Graph) -> None:
+    """A stored tensor that is read as a host operand only (the scales of a `Resize`) is no weight: it stands in the source."""
+    elsewhere = {id(value) for body in graph.graphs() for value in body.outputs}
+    on_host: dict[int, Value] = {}
+    for call in graph.all_calls():
+        for position, value in enumerate(call.inputs):
+            if value is not None and value.leaf is not None:
+                if call.op.input_name(position) in call.op.host:
+                    on_host[id(value)] = value
+                else:
+                    elsewhere.add(id(value))
+    for key, value in on_host.items():
+        if key not in elsewhere and value.leaf is not None:
+            value.array, value.kind, value.leaf = value.leaf.load(), Kind.CONST, None
 
 
 def _leaf_of_constant(value: Value, nodes_hold_weights: bool) -> Leaf:
