@@ -246,6 +246,8 @@ def _python(attribute: ir.Attr, call: Call) -> Any:
             return attribute.value
         case kind.INTS | kind.FLOATS | kind.STRINGS:
             return tuple(attribute.value)
+        case kind.TYPE_PROTO | kind.TYPE_PROTOS:
+            return None  # says what an empty optional would hold
         case kind.TENSORS:
             return tuple(tensor.numpy() for tensor in attribute.value)
     raise _errors.ConversionError(

@@ -54,6 +54,9 @@ class FunctionPrinter:
         self._plan = plan(block)
         self._current: Statement | None = None
         self._nearby: list[Value] = []
+        for item in block.items or ():
+            if isinstance(item, Call):  # no variable may take the name of a module that is called
+                imports.name(item.op.function.__module__)
 
     def print(self) -> ast.FunctionDef:
         """The method, without decorators."""
