@@ -87,8 +87,10 @@ def _type(inferred: dict[str, Inferred], value: ir.Value | None) -> bytes:
 def _call_body(node: ir.Node, body: onnx.FunctionProto, model: ir.Model, number: int) -> None:
     body.domain, body.name, body.overload = _DOMAIN, f"{node.op_type}_{number}", ""
     made = {*body.input, *(name for inner in body.node for name in inner.output)}
-    while body.output and body.output[-1] not in made:  # optional outputs that this node does not ask for
-        body.output.pop()
+    del body.output[len(node.outputs) :]
+    for name in [name for name in body.output if name not in made]:
+        # An optional output that this node does not ask for: nobody reads it, but functions make what they declare.
+        body.node.append(onnx.helper.make_node("Constant", [], [name], value_int=0))
     function = ir.from_proto(body)
     # ONNX gives an operator another body wherever an operator inside it changes, so this one holds at the model's opset.
     function.opset_imports.update({domain: model.opset_imports.get(domain, 1) for domain in function.opset_imports})

@@ -28,7 +28,7 @@ def quantize_linear(x, y_scale, y_zero_point=None, *, axis=1, block_size=0, outp
     """
     given = y_zero_point.dtype if y_zero_point is not None else _dtype(output_dtype) if output_dtype else jnp.uint8
     compute = _dtype(precision) if precision else _arithmetic(y_scale.dtype)
-    quotient = x.astype(compute) / _spread(y_scale, x, axis, block_size).astype(compute)
+    quotient = _divided(x.astype(compute), _spread(y_scale, x, axis, block_size).astype(compute))
     if not jnp.issubdtype(given, jnp.integer):
         return cast(quotient, to=given, saturate=saturate)
     zero = 0 if y_zero_point is None else _spread(y_zero_point, x, axis, block_size)
@@ -123,11 +123,8 @@ def dynamic_quantize_linear(x, *, n_outputs=1):
     scale = (high - low) / 255
     safe = jnp.where(scale == 0, 1, scale)
     zero = jnp.clip(lax.round(-low / safe, lax.RoundingMethod.TO_NEAREST_EVEN), 0, 255).astype(jnp.uint8)
-    return (
-        (_saturated(x / safe, zero, jnp.uint8), scale, zero)[:n_outputs]
-        if n_outputs > 1
-        else _saturated(x / safe, zero, jnp.uint8)
-    )
+    y = _saturated(_divided(x, safe), zero, jnp.uint8)
+    return (y, scale, zero)[:n_outputs] if n_outputs > 1 else y
 
 
 @op(
@@ -230,6 +227,14 @@ def _spread(scale: Any, x: Any, axis: int, block_size: int) -> Any:
         return scale.reshape(())
     (axis,) = normalize_axes((axis,), x.ndim)
     return scale.reshape(*(-1 if i == axis else 1 for i in range(x.ndim)))
+
+
+def _divided(x: Any, scale: Any) -> Any:
+    """`x / scale`, to the last bit, on which a rounding may depend.
+
+    XLA divides by one number as it multiplies by its reciprocal, and that is not the same.
+    """
+    return x / lax.optimization_barrier(jnp.broadcast_to(scale, x.shape))
 
 
 def _by_row(scale: Any) -> Any:
