@@ -140,7 +140,8 @@ def _drop_pass_through(graph: Graph) -> None:
     kept = []
     for call in graph.calls:
         call.settle()
-        if not call.op.passes_through or any(output in used for output in call.outputs[1:]):
+        passes = call.op.passes_through(call) if callable(call.op.passes_through) else call.op.passes_through
+        if not passes or any(output in used for output in call.outputs[1:]):
             kept.append(call)
             continue
         source, target = call.operand(0), call.outputs[0]

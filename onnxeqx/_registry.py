@@ -44,7 +44,8 @@ class Op:
     - `buffers`: the inputs whose weights are never trained (BatchNormalization's statistics).
     - `from_shapes`: the result depends on the shapes of the inputs only, never on their data (`Shape`, `Size`).
     - `stores`: the node holds a tensor of the file (`Constant`), so that its result may be a weight.
-    - `passes_through`: the first output is the first input, unchanged (`Identity`; `Dropout` outside training).
+    - `passes_through`: the first output is the first input, unchanged (`Identity`), or a function that says so of a call
+      (`Dropout` outside training).
     - `converts`: the result is the first input in another dtype (`Cast`): a stored tensor stays a stored tensor.
     - `dtypes`: the attributes that name a dtype; the function takes ONNX's integers and dtypes alike.
     - `prints`: what printed models call instead: an infix or prefix operator (`"+"`), or a dotted name (`"jnp.tanh"`)
@@ -67,7 +68,7 @@ class Op:
     buffers: tuple[str, ...] = ()
     from_shapes: bool = False
     stores: bool = False
-    passes_through: bool = False
+    passes_through: bool | Callable[[Any], bool] = False
     converts: bool = False
     dtypes: tuple[str, ...] = ()
     prints: Printing = None
@@ -127,7 +128,7 @@ def op(
     buffers: tuple[str, ...] = (),
     from_shapes: bool = False,
     stores: bool = False,
-    passes_through: bool = False,
+    passes_through: bool | Callable[[Any], bool] = False,
     converts: bool = False,
     dtypes: tuple[str, ...] = (),
     prints: Printing = None,

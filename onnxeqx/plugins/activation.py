@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._graph import Call
 from .._registry import op
 from ..runtime import array_namespace, normalize_axes
 from ._operands import aligned, as_arrays
@@ -287,13 +288,28 @@ def _trailing(x: jax.Array, axis: int) -> tuple[int, ...]:
     return tuple(range(first, x.ndim))
 
 
-@op("Dropout", since=12, host=("ratio", "training_mode"), passes_through=True)
+def _is_identity(call: Call) -> bool:
+    """Whether a Dropout hands its input on: it has no seed to draw from, or is known to be outside training."""
+    training = call.inputs[2] if len(call.inputs) > 2 else None
+    known = training is None or (training.array is not None and not training.array.item())
+    return known or call.attributes.get("seed") is None
+
+
+@op("Dropout", since=12, host=("ratio", "training_mode"), passes_through=_is_identity)
 def dropout(data, ratio=None, training_mode=None, *, seed=None, n_outputs=1):
-    """The input, unchanged, and a mask of ones: models are loaded for inference, whatever `training_mode` says. Float.
+    """The input, and a mask of ones: models are loaded for inference. Float.
+
+    A node in training mode that has a `seed` drops elements all the same: always those that ONNX's own reference drops, so
+    that models agree.
 
     https://onnx.ai/onnx/operators/onnx__Dropout.html
     """
-    return data if n_outputs == 1 else (data, jnp.ones(np.shape(data), bool))
+    rate = 0.5 if ratio is None else float(np.asarray(ratio).item())
+    if training_mode is None or not np.asarray(training_mode).item() or seed is None or rate == 0:
+        return data if n_outputs == 1 else (data, jnp.ones(np.shape(data), bool))
+    mask = np.random.RandomState(seed).uniform(size=np.shape(data)) >= rate
+    y = jnp.where(mask, data / (1 - rate), 0)
+    return (y, jnp.asarray(mask)) if n_outputs > 1 else y
 
 
 @op("Dropout", since=10, until=11, passes_through=True)

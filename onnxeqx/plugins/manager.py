@@ -24,6 +24,7 @@ from . import hookspecs
 GROUP = "onnxeqx"
 BUILTIN_OPS = (
     "activation",
+    "attention",
     "casting",
     "control_flow",
     "convolution",
@@ -38,12 +39,16 @@ BUILTIN_OPS = (
     "normalization",
     "padding",
     "pooling",
+    "preview_training",
     "quantization",
+    "random_generation",
     "recurrent",
     "reduction",
     "resize",
     "sampling",
     "sequence",
+    "signal",
+    "strings",
     "tensor",
     "trigonometric",
 )

@@ -1,0 +1,77 @@
+"""Steps of optimisers, as operators of the domain `ai.onnx.preview.training`. To train a loaded model, use Optax."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax.numpy as jnp
+
+from .._registry import op
+from .hookspecs import hookimpl
+
+_DOMAIN = "ai.onnx.preview.training"
+
+
+def _for_each(inputs: Sequence[Any], groups: int, step: Callable[..., tuple[Any, ...]]) -> Any:
+    """`step` on each tensor with its gradient and state; inputs and outputs hold all tensors, then all gradients, and so on."""
+    count = len(inputs) // groups
+    columns = [inputs[i * count : (i + 1) * count] for i in range(groups)]
+    results = [step(*row) for row in zip(*columns, strict=True)]
+    outputs = tuple(result for column in zip(*results, strict=True) for result in column)
+    return outputs if len(outputs) > 1 else outputs[0]
+
+
+@op("Adagrad", domain=_DOMAIN, since=1)
+def adagrad(R, T, *inputs, decay_factor=0.0, epsilon=1e-6, norm_coefficient=0.0):
+    """One step of Adagrad: learning rate `R`, step `T`, then tensors, gradients and sums of squared gradients.
+
+    https://onnx.ai/onnx/operators/onnx_aionnxpreviewtraining_Adagrad.html
+    """
+    rate = R / (1 + T.astype(R.dtype) * decay_factor)
+
+    def step(x: Any, gradient: Any, squares: Any) -> tuple[Any, Any]:
+        gradient = norm_coefficient * x + gradient
+        squares = squares + gradient * gradient
+        return x - rate * gradient / (jnp.sqrt(squares) + epsilon), squares
+
+    return _for_each(inputs, 3, step)
+
+
+@op("Adam", domain=_DOMAIN, since=1)
+def adam(R, T, *inputs, alpha=0.9, beta=0.999, epsilon=1e-6, norm_coefficient=0.0, norm_coefficient_post=0.0):
+    """One step of Adam: learning rate `R`, step `T`, then tensors, gradients, and averages of gradients and of their squares.
+
+    https://onnx.ai/onnx/operators/onnx_aionnxpreviewtraining_Adam.html
+    """
+    steps = T.astype(R.dtype)
+    corrected = R * jnp.sqrt(1 - beta**steps) / (1 - alpha**steps)
+    rate = jnp.where(T > 0, corrected, R)  # the first step may be number 0
+
+    def step(x: Any, gradient: Any, mean: Any, squares: Any) -> tuple[Any, Any, Any]:
+        gradient = norm_coefficient * x + gradient
+        mean = alpha * mean + (1 - alpha) * gradient
+        squares = beta * squares + (1 - beta) * gradient * gradient
+        x = x - rate * mean / (jnp.sqrt(squares) + epsilon)
+        return (1 - norm_coefficient_post) * x, mean, squares
+
+    return _for_each(inputs, 4, step)
+
+
+@op("Momentum", domain=_DOMAIN, since=1)
+def momentum(R, T, *inputs, alpha, beta, mode, norm_coefficient):
+    """One step with momentum (`mode` "standard" or "nesterov"): learning rate `R`, step `T`, then tensors, gradients, momenta.
+
+    https://onnx.ai/onnx/operators/onnx_aionnxpreviewtraining_Momentum.html
+    """
+    share = jnp.where(T > 0, jnp.asarray(beta, R.dtype), 1)
+
+    def step(x: Any, gradient: Any, velocity: Any) -> tuple[Any, Any]:
+        gradient = norm_coefficient * x + gradient
+        velocity = alpha * velocity + share * gradient
+        return x - R * (gradient + alpha * velocity if mode == "nesterov" else velocity), velocity
+
+    return _for_each(inputs, 3, step)
+
+
+@hookimpl
+def onnxeqx_register_ops(registry):
+    registry.add_module(__name__)
