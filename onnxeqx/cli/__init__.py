@@ -6,6 +6,7 @@ import typer
 
 from .._errors import PluginError
 from . import commands
+from .conformance import conformance
 from .train import train
 
 app = typer.Typer(
@@ -16,7 +17,15 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-for command in (commands.inspect, train, commands.convert, commands.verify, commands.ops, commands.plugins):
+for command in (
+    commands.inspect,
+    train,
+    commands.convert,
+    commands.verify,
+    commands.ops,
+    commands.plugins,
+    conformance,
+):
     app.command()(command)
 
 

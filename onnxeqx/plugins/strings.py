@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .._registry import op
-from ..runtime import canonical_dtype, host_value
+from ._operands import as_arrays
 from .hookspecs import hookimpl
 
 
@@ -92,35 +92,45 @@ def tf_idf_vectorizer(
 
     https://onnx.ai/onnx/operators/onnx__TfIdfVectorizer.html
     """
-    pool = pool_int64s if pool_strings is None else pool_strings
-    grams = dict(zip(_pool(pool, ngram_counts), range(len(ngram_indexes)), strict=False))
-    X = _text(X) if pool_strings is not None else host_value(X, "input 'X' of TfIdfVectorizer")
-    counts = np.zeros((X.size // max(X.shape[-1], 1) if X.ndim > 1 else 1, max(ngram_indexes) + 1), np.float32)
-    for row, items in enumerate(X.reshape(counts.shape[0], -1).tolist()):
-        for gram in _grams(items, range(min_gram_length, max_gram_length + 1), max_skip_count):
-            if gram in grams:
-                counts[row, ngram_indexes[grams[gram]]] += 1
+    xp, X = (np, _text(X)) if pool_strings is not None else as_arrays(X)
+    pool = np.asarray(pool_int64s) if pool_strings is None else _text(pool_strings)
+    rows = X.reshape(1 if X.ndim == 1 else X.shape[0], -1)
+    counts = xp.zeros((rows.shape[0], max(ngram_indexes) + 1), np.float32)
+    first = 0
+    for length, grams in enumerate(_grams_by_length(pool, ngram_counts), start=1):
+        columns = list(ngram_indexes[first : first + len(grams)])
+        first += len(grams)
+        # Skipping between the parts of a single element means nothing.
+        for skip in (
+            range(1 if length == 1 else max_skip_count + 1) if min_gram_length <= length <= max_gram_length else ()
+        ):
+            counts = _added(xp, counts, columns, _occurrences(rows, grams, skip + 1))
     factors = np.ones(counts.shape[1], np.float32)
     if weights is not None:
         factors[list(ngram_indexes)] = weights
-    result = {"TF": counts, "IDF": (counts > 0) * factors, "TFIDF": counts * factors}[mode]
-    return result.reshape(*X.shape[:-1], -1).astype(canonical_dtype(np.float32))
+    result = {"TF": counts, "IDF": xp.where(counts > 0, factors, 0), "TFIDF": counts * factors}[mode]
+    return result.reshape(*X.shape[:-1], -1)
 
 
-def _pool(items: Sequence[Any], starts: Sequence[int]) -> Iterator[tuple[Any, ...]]:
-    """The n-grams of a pool that holds all of length 1, then all of length 2, from the given starts."""
-    for length, (start, end) in enumerate(zip(starts, (*starts[1:], len(items)), strict=True), start=1):
-        for position in range(start, end, length):
-            yield tuple(items[position : position + length])
+def _grams_by_length(pool: np.ndarray, starts: Sequence[int]) -> Iterator[np.ndarray]:
+    """The n-grams of a pool that holds all of length 1, then all of length 2, from the given starts: (grams, length) each."""
+    for length, (start, end) in enumerate(zip(starts, (*starts[1:], len(pool)), strict=True), start=1):
+        yield pool[start:end].reshape(-1, length)
 
 
-def _grams(items: Sequence[Any], lengths: range, max_skip: int) -> Iterator[tuple[Any, ...]]:
-    """The n-grams of these lengths with equal gaps. Those of one element have no gaps and occur once."""
-    for length in lengths:
-        for skip in range(1 if length == 1 else max_skip + 1):
-            span = (length - 1) * (skip + 1)
-            for start in range(len(items) - span):
-                yield tuple(items[start : start + span + 1 : skip + 1])
+def _occurrences(rows: Any, grams: np.ndarray, step: int) -> Any:
+    """How often each n-gram occurs in each row with its parts `step` apart: (rows, grams), float32."""
+    length = grams.shape[1]
+    starts = np.arange(max(rows.shape[1] - (length - 1) * step, 0))
+    windows = rows[:, starts[:, None] + np.arange(length) * step]
+    return (windows[:, :, None] == grams).all(-1).sum(1).astype(np.float32)
+
+
+def _added(xp: Any, counts: Any, columns: list[int], found: Any) -> Any:
+    if xp is np:
+        counts[:, columns] += found
+        return counts
+    return counts.at[:, columns].add(found)
 
 
 @hookimpl
