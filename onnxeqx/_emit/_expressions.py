@@ -163,11 +163,13 @@ def dtype(value: Any) -> ast.expr:
 
 
 def plain_numbers(array: np.ndarray) -> Any:
-    """Nested tuples of Python numbers; narrow floats by way of float32, which holds them exactly."""
+    """Nested tuples of Python numbers or text; narrow floats by way of float32, which holds them exactly."""
     if array.dtype.kind == "V" or array.dtype == ml_dtypes.bfloat16:
         array = array.astype(np.float32)
 
     def convert(items: Any) -> Any:
+        if isinstance(items, bytes):
+            return items.decode(errors="replace")
         return tuple(convert(item) for item in items) if isinstance(items, list) else items
 
     return convert(array.tolist())

@@ -30,10 +30,12 @@ BUILTIN_OPS = (
     "convolution",
     "detection",
     "elementwise",
+    "feature_encoding",
     "generator",
     "image_decoding",
     "indexing",
     "linear_algebra",
+    "linear_models",
     "logical",
     "loss",
     "normalization",
@@ -50,6 +52,7 @@ BUILTIN_OPS = (
     "signal",
     "strings",
     "tensor",
+    "trees",
     "trigonometric",
 )
 # Registered last: the first rule that fits wins, and third parties come before the built-ins.
