@@ -32,6 +32,7 @@ def transformed(scores: Any, post_transform: str) -> Any:
 def two_classes(score: Any, post_transform: str, *, probability: bool) -> Any:
     """One score (batch,) as those of two classes, as ONNX Runtime does: `probability` says which kind of score it is."""
     if probability:
+        score = transformed(score, post_transform) if post_transform == "LOGISTIC" else score
         return jnp.stack((1 - score, score), axis=1)
     pair = jnp.stack((-score, score), axis=1)
     return jax.nn.sigmoid(pair) if post_transform == "LOGISTIC" else pair

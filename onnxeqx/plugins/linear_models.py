@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from .._registry import op
-from ._scores import labelled, transformed
+from ._scores import labelled, transformed, two_classes
 from .hookspecs import hookimpl
 
 _DOMAIN = "ai.onnx.ml"
@@ -137,12 +138,10 @@ def svm_classifier(
     votes = _votes(decisions, len(vectors_per_class))
     if prob_a:
         scores = _probabilities(decisions, np.asarray(prob_a), np.asarray(prob_b), len(vectors_per_class))
-        return _chosen(jnp.argmax(scores, axis=1), scores, labels, n_outputs)
-    if len(labels) == 2:
-        score = decisions[:, 0]
-        pair = jnp.stack((score, -score), axis=1) if len(vectors_per_class) == 2 else decisions
-        return _chosen(jnp.argmax(votes, axis=1), transformed(pair, post_transform), labels, n_outputs)
-    return _chosen(jnp.argmax(votes, axis=1), transformed(decisions, post_transform), labels, n_outputs)
+    else:
+        scores = two_classes(decisions[:, 0], post_transform, probability=False) if len(labels) == 2 else decisions
+        scores = scores if len(labels) == 2 else transformed(scores, post_transform)
+    return _chosen(jnp.argmax(votes, axis=1), scores, labels, n_outputs)
 
 
 def _chosen(chosen: Any, scores: Any, labels: Sequence[Any], n_outputs: int) -> Any:
@@ -184,17 +183,32 @@ def _probabilities(decisions: Any, a: np.ndarray, b: np.ndarray, classes: int) -
     https://www.csie.ntu.edu.tw/~cjlin/papers/svmprob/svmprob.pdf
     """
     pairs = jnp.clip(jax.nn.sigmoid(-(decisions * a.astype(np.float32) + b.astype(np.float32))), 1e-7, 1 - 1e-7)
-    if classes == 2:
-        return jnp.concatenate((pairs, 1 - pairs), axis=1)
     r = jnp.zeros((decisions.shape[0], classes, classes), pairs.dtype)
     for number, (i, j) in enumerate(_pairs(classes)):
         r = r.at[:, i, j].set(pairs[:, number]).at[:, j, i].set(1 - pairs[:, number])
     q = -r * jnp.swapaxes(r, 1, 2)
-    q = q + jnp.eye(classes, dtype=pairs.dtype) * (r**2).sum(1)[:, None]
-    # The probabilities p minimise p'Qp with sum 1: a linear system.
-    ones = jnp.ones((*q.shape[:1], classes, 1), q.dtype)
-    solved = jnp.linalg.solve(q, ones)[..., 0]
-    return solved / solved.sum(1, keepdims=True)
+    return jax.vmap(_minimum)(q + jnp.eye(classes, dtype=pairs.dtype) * (r**2).sum(1)[:, None])
+
+
+def _minimum(q: Any) -> Any:
+    """The probabilities p that minimise p'Qp, to the accuracy at which LIBSVM stops: scikit-learn's numbers have it, too."""
+    classes = q.shape[0]
+
+    def errors(p: Any) -> Any:
+        return q @ p - p @ q @ p
+
+    def is_open(carry: Any) -> Any:
+        iteration, p = carry
+        return (iteration < 100) & (jnp.max(jnp.abs(errors(p))) >= 0.005 / classes)
+
+    def sweep(carry: Any) -> Any:
+        iteration, p = carry
+        for t in range(classes):
+            change = -errors(p)[t] / q[t, t]
+            p = p.at[t].add(change) / (1 + change)
+        return iteration + 1, p
+
+    return lax.while_loop(is_open, sweep, (0, jnp.full(classes, 1 / classes, q.dtype)))[1]
 
 
 @hookimpl

@@ -468,7 +468,7 @@ def _scan(x: Any, weights: _Weights, cell: Any, state: State, lengths: Any, reve
         new = tuple(jnp.where(inside, after, before) for after, before in zip(new, state, strict=True))
         return new, jnp.where(inside, new[0], 0)
 
-    final, y = lax.scan(step, state, (np.arange(x.shape[0]), projected), reverse=reverse)
+    final, y = lax.scan(step, state, (np.arange(x.shape[0], dtype=np.int32), projected), reverse=reverse)
     return y, final
 
 

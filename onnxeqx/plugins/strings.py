@@ -93,7 +93,7 @@ def tf_idf_vectorizer(
     https://onnx.ai/onnx/operators/onnx__TfIdfVectorizer.html
     """
     xp, X = (np, _text(X)) if pool_strings is not None else as_arrays(X)
-    pool = np.asarray(pool_int64s) if pool_strings is None else _text(pool_strings)
+    pool = np.asarray(pool_int64s, X.dtype) if pool_strings is None else _text(pool_strings)
     rows = X.reshape(1 if X.ndim == 1 else X.shape[0], -1)
     counts = xp.zeros((rows.shape[0], max(ngram_indexes) + 1), np.float32)
     first = 0
