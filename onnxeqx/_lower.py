@@ -1,6 +1,7 @@
 """Lowering: from ONNX nodes to calls of operator functions, versions resolved, nothing evaluated yet."""
 
 import collections
+import dataclasses
 import heapq
 from typing import Any, TypeGuard
 
@@ -24,18 +25,22 @@ def lower(model: ir.Model, registry: Registry) -> Graph:
     lowering = _Lowering(model, _resolve(model, registry))
     graph = lowering.graph(model.graph)
     _set_types(lowering.values, [value.name for value in graph.inputs], infer_types(model))
+    for twin, value in lowering.twins:
+        twin.dtype, twin.shape = value.dtype, value.shape
     return graph
 
 
 class _Lowering:
     """Lowers the main graph and the bodies of its nodes, whose values all have names of their own.
 
-    `values` are the values so far, by name.
+    `values` are the values so far, by name, and `calls` the calls; `twins` are copies of values, with the originals.
     """
 
     def __init__(self, model: ir.Model, ops: dict[ir.Node, Op]) -> None:
         self.model, self.ops = model, ops
         self.values: dict[str, Value] = {}
+        self.calls: list[Call] = []
+        self.twins: list[tuple[Value, Value]] = []
 
     def graph(self, graph: ir.Graph) -> Graph:
         inputs = {value_name(value): value for value in graph.inputs if value.name not in graph.initializers}
@@ -60,6 +65,8 @@ class _Lowering:
         call = Call(name, op.full_name, opset_of(node, self.model), op, inputs, [], {}, scope, class_names)
         call.attributes = _attributes(node, op, call)
         call.bodies = {key: self.graph(body) for key, body in _bodies(node).items()}
+        if op.cuts_out is not None:
+            call.bodies["body"] = self._cut_out(*op.cuts_out(call.attributes), call)
         _check_arity(call)
         for output in node.outputs:
             value = Value(value_name(output), _numpy_dtype(output.dtype), producer=call)
@@ -70,7 +77,43 @@ class _Lowering:
                         f"Value {output.name!r} is given twice, the second time by {call.describe()}; export the model again."
                     )
                 self.values[output.name] = value
+        self.calls.append(call)
         return call
+
+    def _cut_out(self, begin: tuple[str, ...], end: tuple[str, ...], asking: Call) -> Graph:
+        """A copy of the calls that lead from some values to others."""
+        unknown = [name for name in (*begin, *end) if name not in self.values]
+        if unknown:
+            raise _errors.ConversionError(
+                f"The {asking.describe()} names {unknown[0]!r}, which no earlier node gives; export the model again."
+            )
+        copies = {self.values[name]: self._twin(self.values[name]) for name in begin}
+        needed, kept = {self.values[name] for name in end} - set(copies), []
+        for call in reversed(self.calls):
+            if any(output in needed for output in call.outputs):
+                kept.append(call)
+                needed |= set(call.reads) - set(copies)
+        inputs = list(copies.values())
+        calls = []
+        for call in reversed(kept):
+            copies |= {output: self._twin(output) for output in call.outputs}
+            twin = dataclasses.replace(
+                call, inputs=[None if value is None else copies.get(value, value) for value in call.inputs]
+            )
+            twin.outputs = [copies[output] for output in call.outputs]
+            for output in twin.outputs:
+                output.producer = twin
+            calls.append(twin)
+        return Graph("body", inputs, [copies[self.values[name]] for name in end], calls, end, {})
+
+    def _twin(self, value: Value) -> Value:
+        name, number = f"{value.name}_inside", 1
+        while name in self.values:
+            number += 1
+            name = f"{value.name}_inside_{number}"
+        self.values[name] = Value(name)
+        self.twins.append((self.values[name], value))
+        return self.values[name]
 
 
 def _bodies(node: ir.Node) -> dict[str, ir.Graph]:
@@ -225,7 +268,8 @@ def _attributes(node: ir.Node, op: Op, call: Call) -> dict[str, Any]:
             f"Attribute {unknown[0]!r} of {call.describe()} is not one of {', '.join(known) or 'none'}; the file does not "
             "follow the operator's schema."
         )
-    missing = sorted(name for name, default in known.items() if default is op.REQUIRED and name not in node.attributes)
+    given = {*node.attributes, *(["body"] if op.cuts_out else [])}
+    missing = sorted(name for name, default in known.items() if default is op.REQUIRED and name not in given)
     if missing:
         raise _errors.ConversionError(
             f"Attribute {missing[0]!r} of {call.describe()} is required but absent; export the model again."

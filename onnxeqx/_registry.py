@@ -16,6 +16,7 @@ import numpy as np
 from ._errors import PluginError
 
 Printing = str | Callable[[np.dtype], str | None] | None
+CutsOut = Callable[[dict[str, Any]], tuple[tuple[str, ...], tuple[str, ...]]] | None
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 _OP_MARK = "__onnxeqx_ops__"
@@ -52,6 +53,8 @@ class Op:
       that takes the same arguments and gives the same result; or a function that says so for the dtype of the first input.
     - `chooses`: for an operator with subgraphs, a function of the inputs that gives the name of the one whose outputs are the
       node's own (`If`): where the inputs are known at load, that subgraph takes the node's place.
+    - `cuts_out`: for an operator about a part of its own graph (`Gradient`), a function of the attributes that gives the
+      names of the values where that part begins and ends; the operator is given it as a subgraph `body`.
     - `plugin`: the name of the plugin that registered it.
     """
 
@@ -73,6 +76,7 @@ class Op:
     dtypes: tuple[str, ...] = ()
     prints: Printing = None
     chooses: Callable[..., str] | None = None
+    cuts_out: CutsOut = None
     plugin: str = ""
 
     def covers(self, opset: int) -> bool:
@@ -133,6 +137,7 @@ def op(
     dtypes: tuple[str, ...] = (),
     prints: Printing = None,
     chooses: Callable[..., str] | None = None,
+    cuts_out: CutsOut = None,
 ) -> Callable[[Function], Function]:
     """Marks a function as the implementation of an ONNX operator. See [`onnxeqx.Op`][] for the arguments.
 
@@ -164,6 +169,7 @@ def op(
             dtypes=dtypes,
             prints=prints,
             chooses=chooses,
+            cuts_out=cuts_out,
         )
         unknown = [operand for operand in (*host, *prefers_host, *buffers) if operand not in entry.inputs]
         if unknown:

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from .._registry import op
@@ -70,6 +71,23 @@ def momentum(R, T, *inputs, alpha, beta, mode, norm_coefficient):
         return x - R * (gradient + alpha * velocity if mode == "nesterov" else velocity), velocity
 
     return _for_each(inputs, 3, step)
+
+
+def _between(attributes: dict[str, Any]) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    return (*attributes["xs"], *(attributes.get("zs") or ())), (attributes["y"],)
+
+
+@op("Gradient", domain=_DOMAIN, since=1, cuts_out=_between)
+def gradient(*Inputs, body, xs, y, zs=None, n_outputs=1):
+    """The derivatives of the value `y` by the values `xs`, at `Inputs`: the values of `xs`, then those of `zs`.
+
+    `body` computes `y` from them, as the nodes of the graph do. Where `y` has many elements, it is their sum that is derived.
+
+    https://onnx.ai/onnx/operators/onnx_aionnxpreviewtraining_Gradient.html
+    """
+    places = tuple(range(len(xs)))
+    found = jax.grad(lambda *values: jnp.sum(body(*values)), argnums=places)(*Inputs)
+    return found if n_outputs > 1 else found[0]
 
 
 @hookimpl
