@@ -111,7 +111,7 @@ def one_hot_encoder(X, *, cats_int64s=None, cats_strings=None, zeros=1):
     https://onnx.ai/onnx/operators/onnx_aionnxml_OneHotEncoder.html
     """
     if _is_text(X):
-        found = np.asarray(X, object)[..., None] == _objects(list(cats_strings), (len(cats_strings),))
+        found = np.asarray(X, object)[..., None] == _objects(_plain(cats_strings), (-1,))
     else:
         found = X[..., None].astype(canonical_dtype(np.int64)) == np.asarray(cats_int64s, canonical_dtype(np.int64))
     if not zeros and not bool(np.all(host_value(found.any(-1), "input 'X' of OneHotEncoder with zeros=0"))):
@@ -125,11 +125,11 @@ def category_mapper(X, *, cats_int64s=None, cats_strings=None, default_int64=-1,
 
     https://onnx.ai/onnx/operators/onnx_aionnxml_CategoryMapper.html
     """
-    texts = [text.decode() if isinstance(text, bytes) else text for text in cats_strings]
+    texts, numbers = _plain(cats_strings), _plain(cats_int64s)
     if _is_text(X):
-        return _mapped(X, dict(zip(texts, cats_int64s, strict=True)), default_int64, np.int64)
+        return _mapped(X, dict(zip(texts, numbers, strict=True)), default_int64, np.int64)
     return _mapped(
-        host_value(X, "input 'X' of CategoryMapper"), dict(zip(cats_int64s, texts, strict=True)), default_string, object
+        host_value(X, "input 'X' of CategoryMapper"), dict(zip(numbers, texts, strict=True)), default_string, object
     )
 
 
@@ -186,7 +186,7 @@ def label_encoder(
 
 
 def _plain(items: Any) -> list[Any]:
-    items = items.reshape(-1).tolist() if isinstance(items, np.ndarray) else items
+    items = items.reshape(-1).tolist() if isinstance(items, np.ndarray) else items or ()
     return [item.decode() if isinstance(item, bytes) else item for item in items]
 
 
@@ -222,7 +222,7 @@ def label_encoder_1(X, *, classes_strings=None, default_int64=-1, default_string
 
     https://onnx.ai/onnx/operators/onnx_aionnxml_LabelEncoder.html
     """
-    places = range(len(classes_strings))
+    places = list(range(len(_plain(classes_strings))))
     return category_mapper(
         X, cats_int64s=places, cats_strings=classes_strings, default_int64=default_int64, default_string=default_string
     )

@@ -47,7 +47,7 @@ def linear_classifier(
 
     https://onnx.ai/onnx/operators/onnx_aionnxml_LinearClassifier.html
     """
-    labels = classlabels_ints if classlabels_strings is None else classlabels_strings
+    labels: Any = classlabels_ints if classlabels_strings is None else classlabels_strings
     rows = len(intercepts) if intercepts else len(labels)
     scores = linear_regressor(X, coefficients=coefficients, intercepts=intercepts, targets=rows)
     if rows == 1 and len(labels) == 2:
@@ -128,7 +128,7 @@ def svm_classifier(
 
     https://onnx.ai/onnx/operators/onnx_aionnxml_SVMClassifier.html
     """
-    labels = classlabels_ints if classlabels_strings is None else classlabels_strings
+    labels: Any = classlabels_ints if classlabels_strings is None else classlabels_strings
     x = X.astype(jnp.float32)
     if not vectors_per_class:  # one linear function for each class
         weights = np.asarray(coefficients, np.float32).reshape(len(labels), -1)

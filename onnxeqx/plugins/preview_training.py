@@ -17,8 +17,8 @@ def _for_each(inputs: Sequence[Any], groups: int, step: Callable[..., tuple[Any,
     count = len(inputs) // groups
     columns = [inputs[i * count : (i + 1) * count] for i in range(groups)]
     results = [step(*row) for row in zip(*columns, strict=True)]
-    outputs = tuple(result for column in zip(*results, strict=True) for result in column)
-    return outputs if len(outputs) > 1 else outputs[0]
+    outputs = [result for column in zip(*results, strict=True) for result in column]
+    return tuple(outputs) if len(outputs) > 1 else outputs[0]
 
 
 @op("Adagrad", domain=_DOMAIN, since=1)

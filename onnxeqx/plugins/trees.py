@@ -90,7 +90,7 @@ class _Forest:
         return jnp.where(given.any(1), reduce(jnp.where(given, weights, start), axis=1), 0)
 
 
-def _leaf_table(nodes: Sequence[int], targets: Sequence[int], weights: Any, shape: tuple[int, int]) -> Any:
+def _leaf_table(nodes: Any, targets: Any, weights: Any, shape: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     table, given = np.zeros(shape), np.zeros(shape, bool)
     np.add.at(table, (np.asarray(nodes, int), np.asarray(targets, int)), np.asarray(weights, float))
     given[np.asarray(nodes, int), np.asarray(targets, int)] = True
@@ -99,11 +99,11 @@ def _leaf_table(nodes: Sequence[int], targets: Sequence[int], weights: Any, shap
 
 def _forest(
     nodes: dict[str, Any],
-    leaf_trees: Sequence[int],
-    leaf_nodes: Sequence[int],
-    targets: Sequence[int],
+    leaf_trees: Any,
+    leaf_nodes: Any,
+    targets: Any,
     weights: Any,
-    count: int,
+    count: Any,
 ) -> _Forest:
     """The trees of the older operators, whose nodes have a tree and a number in it."""
     places = {key: place for place, key in enumerate(zip(nodes["treeids"], nodes["nodeids"], strict=True))}
@@ -171,7 +171,7 @@ def tree_ensemble_regressor(
     }
     weights = target_weights if target_weights_as_tensor is None else target_weights_as_tensor
     forest = _forest(nodes, target_treeids, target_nodeids, target_ids, weights, n_targets)
-    base = base_values if base_values_as_tensor is None else base_values_as_tensor
+    base: Any = base_values if base_values_as_tensor is None else base_values_as_tensor
     return transformed(_based(forest.scores(X, aggregate_function), base), post_transform).astype(jnp.float32)
 
 
@@ -245,14 +245,15 @@ def tree_ensemble_classifier(
         "falsenodeids": nodes_falsenodeids,
         "missing": nodes_missing_value_tracks_true,
     }
-    weights = class_weights if class_weights_as_tensor is None else class_weights_as_tensor
-    labels = classlabels_int64s if classlabels_strings is None else classlabels_strings
-    base = base_values if base_values_as_tensor is None else base_values_as_tensor
+    weights: Any = class_weights if class_weights_as_tensor is None else class_weights_as_tensor
+    labels: Any = classlabels_int64s if classlabels_strings is None else classlabels_strings
+    base: Any = base_values if base_values_as_tensor is None else base_values_as_tensor
+    classes = set(class_ids or ())
     forest = _forest(nodes, class_treeids, class_nodeids, class_ids, weights, len(labels))
     scores = forest.scores(X, "SUM")
-    if len(labels) == 2 and len(set(class_ids)) == 1:
+    if len(labels) == 2 and len(classes) == 1:
         # One score for two classes: a probability, or a number whose sign decides.
-        score = _based(scores[:, class_ids[0]], None if base is None else [base[-1]] if len(base) else None)
+        score = _based(scores[:, min(classes)], None if base is None else [base[-1]] if len(base) else None)
         positive = min(weights) >= 0
         chosen = (score > (0.5 if positive else 0)).astype(jnp.int32)
         scores = two_classes(score, post_transform, probability=positive)
