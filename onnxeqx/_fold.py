@@ -220,7 +220,7 @@ def host_inputs(graph: Graph) -> tuple[str, ...]:
         for call in reversed(inner.calls):
             wanted = (*call.op.host, *call.op.prefers_host)
             needed |= {value for i, value in enumerate(call.inputs) if value and call.op.input_name(i) in wanted}
-            if any(output in needed for output in call.outputs):
+            if any(output in needed for output in call.outputs) and not call.op.from_shapes:
                 needed |= set(call.reads)
     return tuple(value.name for value in graph.inputs if value in needed)
 

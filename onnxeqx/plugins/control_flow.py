@@ -25,7 +25,7 @@ def _chosen_branch(cond: np.ndarray) -> str:
     return "then_branch" if cond.item() else "else_branch"
 
 
-@op("If", since=1, chooses=_chosen_branch)
+@op("If", since=1, prefers_host=("cond",), chooses=_chosen_branch)
 def if_(cond, *, then_branch, else_branch, n_outputs=1):
     """The outputs of one of two subgraphs without inputs. cond: one boolean element.
 
