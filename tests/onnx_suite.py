@@ -56,28 +56,3 @@ def evaluate(model: onnx.ModelProto, inputs: list[np.ndarray]) -> list[Any]:
         results = result if isinstance(result, tuple) else (result,)
         values |= {name: value for name, value in zip(node.output, results, strict=False) if name}
     return [values[output.name] for output in model.graph.output]
-
-
-def _decoded(value: Any) -> Any:
-    """Narrow dtypes come as protobuf."""
-    return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else value
-
-
-def check_case(name: str) -> None:
-    """Runs one case of the suite and compares with its expected outputs, at the suite's own tolerances."""
-    case = node_cases()[name]
-    for inputs, expected in case.data_sets:
-        expected = [_decoded(value) for value in expected]
-        results = evaluate(case.model, [_decoded(value) for value in inputs])
-        for result, wanted in zip(results, expected, strict=True):
-            on_host = isinstance(result, np.ndarray)
-            result = np.asarray(result)
-            assert result.shape == wanted.shape
-            canonical = wanted.dtype if on_host else np.asarray(jnp.asarray(wanted)).dtype
-            assert result.dtype == canonical, f"{result.dtype} instead of {canonical}"
-            np.testing.assert_allclose(
-                result.astype(np.float64) if result.dtype.kind not in "biuSU" else result,
-                wanted.astype(np.float64) if result.dtype.kind not in "biuSU" else wanted.astype(canonical),
-                rtol=case.rtol,
-                atol=case.atol,
-            )
