@@ -4,12 +4,14 @@ import dataclasses
 import math
 import os
 import pathlib
+from collections.abc import Iterator
 
 import onnx_ir as ir
 
 from ._errors import ConversionError
+from ._expand import expand
 from ._fold import fold
-from ._graph import Graph, Role
+from ._graph import Call, Graph, Role
 from ._lift import lift
 from ._lower import lower, opset_of
 from ._names import assign_paths, scope_of
@@ -54,7 +56,9 @@ def layers(path: str | os.PathLike[str], *, input_shapes: InputShapes | None = N
     """
     model = read(pathlib.Path(path), input_shapes)
     registry = host().registry
-    if all(registry.lookup(node.domain, node.op_type, opset_of(node, model)) for node in model.graph):
+    expand(model, registry)
+    nodes = ir.traversal.RecursiveGraphIterator(model.graph)
+    if all(registry.lookup(node.domain, node.op_type, opset_of(node, model)) for node in nodes):
         return _of_graph(recognised(model, registry))
     return _of_nodes(model, registry)
 
@@ -67,10 +71,18 @@ def recognised(model: ir.Model, registry: Registry) -> Graph:
     return graph
 
 
+def _in_order(graph: Graph) -> Iterator[Call]:
+    """The calls, each followed by those of its bodies."""
+    for call in graph.calls:
+        yield call
+        for body in call.bodies.values():
+            yield from _in_order(body)
+
+
 def _of_graph(graph: Graph) -> list[Layer]:
     seen: set[int] = set()
     found = []
-    for call in graph.calls:
+    for call in _in_order(graph):
         leaves = [leaf for leaf, _ in call.lifted.weights.values()] if call.lifted else []
         leaves += [value.leaf for value in call.inputs if value is not None and value.leaf is not None]
         # A tensor that several layers share counts once.
@@ -95,7 +107,7 @@ def _of_graph(graph: Graph) -> list[Layer]:
 def _of_nodes(model: ir.Model, registry: Registry) -> list[Layer]:
     inferred = infer_types(model)
     found = []
-    for node in model.graph:
+    for node in ir.traversal.RecursiveGraphIterator(model.graph):
         names = [value_name(value) for value in node.inputs if value is not None]
         weights = [model.graph.initializers[name] for name in names if name in model.graph.initializers]
         shapes = [inferred[value.name].shape if value.name in inferred else None for value in node.outputs]
