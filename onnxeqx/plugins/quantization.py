@@ -1,6 +1,7 @@
 """Quantised numbers: integers (or narrow floats) `q` that stand for `scale * (q - zero_point)`.
 
-Gradients are those of JAX: none through rounding. Products of integers are summed in int32, as ONNX asks.
+Gradients are those of JAX: none through rounding. Products of integers are summed in int32, as ONNX asks. Scales and zero
+points may be Python numbers, as printed models hold constants without axes.
 """
 
 from typing import Any
@@ -10,11 +11,12 @@ import numpy as np
 import onnx
 from jax import lax
 
+from .. import _convolution
 from .._registry import op
 from ..runtime import canonical_dtype, normalize_axes
 from .casting import cast
-from .convolution import conv
 from .hookspecs import hookimpl
+from .reduction import widened
 
 
 @op("QuantizeLinear", since=23, buffers=("y_scale", "y_zero_point"), dtypes=("output_dtype", "precision"))
@@ -26,13 +28,13 @@ def quantize_linear(x, y_scale, y_zero_point=None, *, axis=1, block_size=0, outp
 
     https://onnx.ai/onnx/operators/onnx__QuantizeLinear.html
     """
-    given = y_zero_point.dtype if y_zero_point is not None else _dtype(output_dtype) if output_dtype else jnp.uint8
-    compute = _dtype(precision) if precision else _arithmetic(y_scale.dtype)
-    quotient = _divided(x.astype(compute), _spread(y_scale, x, axis, block_size).astype(compute))
-    if not jnp.issubdtype(given, jnp.integer):
-        return cast(quotient, to=given, saturate=saturate)
-    zero = 0 if y_zero_point is None else _spread(y_zero_point, x, axis, block_size)
-    return _saturated(quotient, zero, given)
+    scale = _spread(_array(y_scale, x.dtype), x, axis, block_size)
+    compute = _dtype(precision) if precision else _arithmetic(scale.dtype)
+    quotient = _divided(x.astype(compute), scale.astype(compute))
+    if y_zero_point is None:
+        return _quantized(quotient, None, _dtype(output_dtype or jnp.uint8), saturate)
+    zero = _spread(jnp.asarray(y_zero_point), x, axis, block_size)
+    return _quantized(quotient, zero, zero.dtype, saturate)
 
 
 @op("QuantizeLinear", since=21, until=22, buffers=("y_scale", "y_zero_point"), dtypes=("output_dtype",))
@@ -78,12 +80,14 @@ def dequantize_linear(x, x_scale, x_zero_point=None, *, axis=1, block_size=0, ou
 
     https://onnx.ai/onnx/operators/onnx__DequantizeLinear.html
     """
+    x_scale = _array(x_scale, jnp.float32)
     dtype = _dtype(output_dtype) if output_dtype else x_scale.dtype
-    compute = _arithmetic(x_scale.dtype)
-    if jnp.issubdtype(x.dtype, jnp.integer):
-        zero = jnp.int32(0) if x_zero_point is None else _spread(x_zero_point, x, axis, block_size).astype(jnp.int32)
-        x = x.astype(jnp.int32) - zero
-    return (x.astype(compute) * _spread(x_scale, x, axis, block_size).astype(compute)).astype(dtype)
+    # As in ONNX Runtime and ONNX's reference, whatever the output: float16 cannot even hold every 16-bit integer.
+    scale = widened(_spread(x_scale, x, axis, block_size))
+    wide = x.astype(scale.dtype)
+    if x_zero_point is not None:
+        wide = wide - _spread(_array(x_zero_point, x.dtype), x, axis, block_size).astype(scale.dtype)
+    return (wide * scale).astype(dtype)
 
 
 @op("DequantizeLinear", since=21, until=22, buffers=("x_scale", "x_zero_point"))
@@ -119,11 +123,11 @@ def dynamic_quantize_linear(x, *, n_outputs=1):
 
     https://onnx.ai/onnx/operators/onnx__DynamicQuantizeLinear.html
     """
-    low, high = jnp.minimum(jnp.min(x), 0), jnp.maximum(jnp.max(x), 0)
-    scale = (high - low) / 255
-    safe = jnp.where(scale == 0, 1, scale)
-    zero = jnp.clip(lax.round(-low / safe, lax.RoundingMethod.TO_NEAREST_EVEN), 0, 255).astype(jnp.uint8)
-    y = _saturated(_divided(x, safe), zero, jnp.uint8)
+    low, high = jnp.min(x, initial=0), jnp.max(x, initial=0)
+    # For nothing but zeros, ONNX's function body divides by a scale of 0; ONNX Runtime's scale is 1.
+    scale = jnp.where(low == high, 1, _divided(high - low, jnp.asarray(255, x.dtype)))
+    zero = _quantized(_divided(-low, scale), None, jnp.uint8)
+    y = _quantized(_divided(x, scale), zero, jnp.uint8)
     return (y, scale, zero)[:n_outputs] if n_outputs > 1 else y
 
 
@@ -135,9 +139,10 @@ def q_linear_mat_mul(a, a_scale, a_zero_point, b, b_scale, b_zero_point, y_scale
 
     https://onnx.ai/onnx/operators/onnx__QLinearMatMul.html
     """
-    product = mat_mul_integer(a, b, a_zero_point, b_zero_point)
-    scale = _by_row(a_scale).astype(jnp.float32) * b_scale.astype(jnp.float32) / _by_row(y_scale).astype(jnp.float32)
-    return _saturated(product.astype(jnp.float32) * scale, _by_row(y_zero_point), y_zero_point.dtype)
+    product = mat_mul_integer(a, b, a_zero_point, b_zero_point).astype(jnp.float32)
+    a_scale, b_scale, y_scale = (jnp.asarray(scale, jnp.float32) for scale in (a_scale, b_scale, y_scale))
+    zero = _array(y_zero_point, a.dtype)
+    return _quantized(product * (_by_row(a_scale) * b_scale / _by_row(y_scale)), _by_row(zero), zero.dtype)
 
 
 @op("MatMulInteger", since=10, buffers=("a_zero_point", "b_zero_point"))
@@ -146,7 +151,9 @@ def mat_mul_integer(a, b, a_zero_point=None, b_zero_point=None):
 
     https://onnx.ai/onnx/operators/onnx__MatMulInteger.html
     """
-    return _centred(a, None if a_zero_point is None else _by_row(a_zero_point)) @ _centred(b, b_zero_point)
+    return _centred(a, None if a_zero_point is None else _by_row(_array(a_zero_point, a.dtype))) @ _centred(
+        b, b_zero_point
+    )
 
 
 @op("QLinearConv", since=10, buffers=("x_scale", "x_zero_point", "w_scale", "w_zero_point", "y_scale", "y_zero_point"))
@@ -174,14 +181,12 @@ def q_linear_conv(
     """
     window = {"auto_pad": auto_pad, "dilations": dilations, "group": group, "pads": pads, "strides": strides}
     y = conv_integer(x, w, x_zero_point, w_zero_point, kernel_shape=kernel_shape, **window)
-    channels = (-1, *(1,) * (x.ndim - 2))
-    y = y if B is None else y + B.reshape(channels)
-    scale = (
-        x_scale.reshape(())
-        * (w_scale.reshape(channels) if w_scale.size > 1 else w_scale.reshape(()))
-        / y_scale.reshape(())
+    y = y if B is None else y + _spread(jnp.asarray(B), y, axis=1)
+    x_scale, w_scale, y_scale = (
+        _spread(jnp.asarray(scale, jnp.float32), y, axis=1) for scale in (x_scale, w_scale, y_scale)
     )
-    return _saturated(y.astype(jnp.float32) * scale, y_zero_point.reshape(()), y_zero_point.dtype)
+    zero = _array(y_zero_point, x.dtype).reshape(())
+    return _quantized(y.astype(jnp.float32) * (x_scale * w_scale / y_scale), zero, zero.dtype)
 
 
 @op("ConvInteger", since=10, buffers=("x_zero_point", "w_zero_point"))
@@ -202,23 +207,45 @@ def conv_integer(
 
     https://onnx.ai/onnx/operators/onnx__ConvInteger.html
     """
-    if w_zero_point is not None and w_zero_point.size > 1:
-        w_zero_point = w_zero_point.reshape(-1, *(1,) * (w.ndim - 1))
-    window = {"auto_pad": auto_pad, "dilations": dilations, "group": group, "pads": pads, "strides": strides}
+    if w_zero_point is not None:
+        w_zero_point = _spread(_array(w_zero_point, w.dtype), w, axis=0)
+    ndim = x.ndim - 2
+    strides, dilations = strides or (1,) * ndim, dilations or (1,) * ndim
+    pairs = _convolution.resolve_padding(
+        _convolution.attribute_padding(auto_pad, pads, ndim),
+        sizes=x.shape[2:],
+        kernel=w.shape[2:],
+        strides=strides,
+        dilations=dilations,
+    )
     # What pads the borders is the zero point, which is 0 once it is taken away.
-    return conv(_centred(x, x_zero_point), _centred(w, w_zero_point), kernel_shape=kernel_shape, **window)
+    padded = lax.pad(_centred(x, x_zero_point), jnp.int32(0), [(0, 0, 0), (0, 0, 0), *((*pair, 0) for pair in pairs)])
+    return lax.conv_general_dilated(
+        padded,
+        _centred(w, w_zero_point),
+        strides,
+        "VALID",
+        rhs_dilation=dilations,
+        feature_group_count=group,
+        preferred_element_type=jnp.int32,
+    )
 
 
 def _dtype(number: Any) -> np.dtype:
     return canonical_dtype(onnx.helper.tensor_dtype_to_np_dtype(number) if isinstance(number, int) else number)
 
 
+def _array(value: Any, dtype: Any) -> Any:
+    """An operand as an array; a Python number is one of this dtype."""
+    return jnp.asarray(value, None if hasattr(value, "dtype") else dtype)
+
+
 def _arithmetic(dtype: Any) -> np.dtype:
-    """The dtype to divide and multiply in: scales of 8 bits, powers of two, are no arithmetic type."""
+    """The dtype to divide in: scales of 8 bits, powers of two, are no arithmetic type."""
     return np.dtype(np.float32) if np.dtype(dtype).itemsize < 2 else np.dtype(dtype)
 
 
-def _spread(scale: Any, x: Any, axis: int, block_size: int) -> Any:
+def _spread(scale: Any, x: Any, axis: int, block_size: int = 0) -> Any:
     """A scale or zero point, shaped to meet `x`."""
     if block_size:
         (axis,) = normalize_axes((axis,), x.ndim)
@@ -232,9 +259,11 @@ def _spread(scale: Any, x: Any, axis: int, block_size: int) -> Any:
 def _divided(x: Any, scale: Any) -> Any:
     """`x / scale`, to the last bit, on which a rounding may depend.
 
-    XLA divides by one number as it multiplies by its reciprocal, and that is not the same.
+    XLA divides by one number as it multiplies by its reciprocal, and keeps more bits of a 16-bit quotient than its dtype has.
     """
-    return x / lax.optimization_barrier(jnp.broadcast_to(scale, x.shape))
+    quotient = x / lax.optimization_barrier(jnp.broadcast_to(scale, x.shape))
+    bits = jnp.finfo(quotient.dtype)
+    return lax.reduce_precision(quotient, bits.nexp, bits.nmant)
 
 
 def _by_row(scale: Any) -> Any:
@@ -242,21 +271,21 @@ def _by_row(scale: Any) -> Any:
     return scale.reshape(-1, 1) if scale.ndim == 1 and scale.size > 1 else scale
 
 
-def _saturated(x: Any, zero_point: Any, dtype: Any) -> Any:
+def _quantized(x: Any, zero_point: Any, dtype: Any, saturate: int = 1) -> Any:
+    """`x` plus the zero point in a narrow dtype: as an integer rounded half to even and cut to its range."""
+    if not jnp.issubdtype(dtype, jnp.integer):
+        return cast(x if zero_point is None else x + zero_point.astype(x.dtype), to=dtype, saturate=saturate)
+    rounded = lax.round(x, lax.RoundingMethod.TO_NEAREST_EVEN).astype(jnp.float32)
+    if zero_point is not None:
+        rounded = rounded + zero_point.astype(jnp.float32)
     bounds = jnp.iinfo(dtype)
-    x = x.astype(jnp.float32)
-    zero_point = jnp.asarray(zero_point).astype(jnp.int32).astype(jnp.float32)
-    rounded = lax.round(x, lax.RoundingMethod.TO_NEAREST_EVEN) + zero_point
     return jnp.clip(rounded, int(bounds.min), int(bounds.max)).astype(jnp.int32).astype(dtype)
 
 
 def _centred(x: Any, zero_point: Any) -> Any:
-    x = x.astype(jnp.int32)
-    return (
-        x
-        if zero_point is None
-        else x - (zero_point.reshape(()) if zero_point.size == 1 else zero_point).astype(jnp.int32)
-    )
+    """`x` less its zero point, in the dtype to add up products in."""
+    wide = jnp.int32 if jnp.issubdtype(x.dtype, jnp.integer) else jnp.float32
+    return x.astype(wide) if zero_point is None else x.astype(wide) - _array(zero_point, x.dtype).astype(wide)
 
 
 @hookimpl
