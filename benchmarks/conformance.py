@@ -74,6 +74,7 @@ def page(folder: pathlib.Path) -> str:
     lines += [
         "",
         "Under `jax.jit` every graph input is traced, but for those that an operator needs while tracing (shapes, axes).",
+        "Seconds are upper bounds where the machine did other work at the time.",
         "",
     ]
     if any(name.startswith("released-") for name in reports):
