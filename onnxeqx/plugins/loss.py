@@ -7,6 +7,7 @@ import jax.numpy as jnp
 
 from .._registry import op
 from .hookspecs import hookimpl
+from .reduction import widened
 
 
 @op("NegativeLogLikelihoodLoss", since=12)
@@ -19,9 +20,10 @@ def negative_log_likelihood_loss(input, target, weight=None, *, ignore_index=Non
     """
     counts = jnp.ones_like(target, dtype=bool) if ignore_index is None else target != ignore_index
     target = jnp.where(counts, target, 0)
-    loss = -jnp.take_along_axis(input, target[:, None], axis=1)[:, 0]
-    weights = jnp.where(counts, 1 if weight is None else weight[target], 0).astype(input.dtype)
-    return _reduced(loss * weights, weights, reduction)
+    loss = -widened(jnp.take_along_axis(input, target[:, None], axis=1)[:, 0])
+    weights = jnp.where(counts, 1 if weight is None else jnp.asarray(weight)[target], 0).astype(loss.dtype)
+    # The second `where`: minus infinity where a target is ignored, times 0, would be NaN.
+    return _reduced(jnp.where(counts, loss * weights, 0), weights, reduction).astype(input.dtype)
 
 
 def _reduced(loss: Any, weights: Any, reduction: str) -> Any:
@@ -41,9 +43,10 @@ def softmax_cross_entropy_loss(scores, labels, weights=None, *, ignore_index=Non
 
     https://onnx.ai/onnx/operators/onnx__SoftmaxCrossEntropyLoss.html
     """
-    log_prob = jax.nn.log_softmax(scores, axis=1)
+    log_prob = jax.nn.log_softmax(widened(scores), axis=1)
     loss = negative_log_likelihood_loss(log_prob, labels, weights, ignore_index=ignore_index, reduction=reduction)
-    return (loss, log_prob) if n_outputs > 1 else loss
+    loss = loss.astype(scores.dtype)
+    return (loss, log_prob.astype(scores.dtype)) if n_outputs > 1 else loss
 
 
 @hookimpl

@@ -1,4 +1,7 @@
-"""Steps of optimisers, as operators of the domain `ai.onnx.preview.training`. To train a loaded model, use Optax."""
+"""Steps of optimisers, as operators of the domain `ai.onnx.preview.training`. To train a loaded model, use Optax.
+
+The learning rate and each tensor may be of different dtypes; a tensor and what belongs to it keep theirs.
+"""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -8,17 +11,22 @@ import jax.numpy as jnp
 
 from .._registry import op
 from .hookspecs import hookimpl
+from .reduction import square_root
 
 _DOMAIN = "ai.onnx.preview.training"
 
 
 def _for_each(inputs: Sequence[Any], groups: int, step: Callable[..., tuple[Any, ...]]) -> Any:
     """`step` on each tensor with its gradient and state; inputs and outputs hold all tensors, then all gradients, and so on."""
+    if len(inputs) % groups:
+        raise ValueError(
+            f"There are {len(inputs)} tensors after the learning rate and the step, but a multiple of {groups} is expected "
+            "(tensors, gradients, state); correct the node's inputs."
+        )
     count = len(inputs) // groups
     columns = [inputs[i * count : (i + 1) * count] for i in range(groups)]
     results = [step(*row) for row in zip(*columns, strict=True)]
-    outputs = [result for column in zip(*results, strict=True) for result in column]
-    return tuple(outputs) if len(outputs) > 1 else outputs[0]
+    return tuple(result for column in zip(*results, strict=True) for result in column)
 
 
 @op("Adagrad", domain=_DOMAIN, since=1)
@@ -27,12 +35,13 @@ def adagrad(R, T, *inputs, decay_factor=0.0, epsilon=1e-6, norm_coefficient=0.0)
 
     https://onnx.ai/onnx/operators/onnx_aionnxpreviewtraining_Adagrad.html
     """
+    R, T = jnp.asarray(R), jnp.asarray(T)  # Python numbers where they are constants
     rate = R / (1 + T.astype(R.dtype) * decay_factor)
 
     def step(x: Any, gradient: Any, squares: Any) -> tuple[Any, Any]:
         gradient = norm_coefficient * x + gradient
         squares = squares + gradient * gradient
-        return x - rate * gradient / (jnp.sqrt(squares) + epsilon), squares
+        return x - rate.astype(x.dtype) * gradient / (square_root(squares) + epsilon), squares
 
     return _for_each(inputs, 3, step)
 
@@ -43,7 +52,8 @@ def adam(R, T, *inputs, alpha=0.9, beta=0.999, epsilon=1e-6, norm_coefficient=0.
 
     https://onnx.ai/onnx/operators/onnx_aionnxpreviewtraining_Adam.html
     """
-    steps = T.astype(R.dtype)
+    R, T = jnp.asarray(R), jnp.asarray(T)  # Python numbers where they are constants
+    steps = jnp.maximum(T, 1).astype(R.dtype)
     corrected = R * jnp.sqrt(1 - beta**steps) / (1 - alpha**steps)
     rate = jnp.where(T > 0, corrected, R)  # the first step may be number 0
 
@@ -51,7 +61,7 @@ def adam(R, T, *inputs, alpha=0.9, beta=0.999, epsilon=1e-6, norm_coefficient=0.
         gradient = norm_coefficient * x + gradient
         mean = alpha * mean + (1 - alpha) * gradient
         squares = beta * squares + (1 - beta) * gradient * gradient
-        x = x - rate * mean / (jnp.sqrt(squares) + epsilon)
+        x = x - rate.astype(x.dtype) * mean / (square_root(squares) + epsilon)
         return (1 - norm_coefficient_post) * x, mean, squares
 
     return _for_each(inputs, 4, step)
@@ -63,12 +73,17 @@ def momentum(R, T, *inputs, alpha, beta, mode, norm_coefficient):
 
     https://onnx.ai/onnx/operators/onnx_aionnxpreviewtraining_Momentum.html
     """
-    share = jnp.where(T > 0, jnp.asarray(beta, R.dtype), 1)
+    if mode not in ("standard", "nesterov"):
+        raise ValueError(
+            f"There is no mode {mode!r} of momentum, only standard and nesterov; correct the node's attribute."
+        )
+    R, T = jnp.asarray(R), jnp.asarray(T)  # Python numbers where they are constants
 
     def step(x: Any, gradient: Any, velocity: Any) -> tuple[Any, Any]:
         gradient = norm_coefficient * x + gradient
-        velocity = alpha * velocity + share * gradient
-        return x - R * (gradient + alpha * velocity if mode == "nesterov" else velocity), velocity
+        velocity = alpha * velocity + jnp.where(T > 0, beta, 1.0).astype(x.dtype) * gradient
+        direction = gradient + alpha * velocity if mode == "nesterov" else velocity
+        return x - R.astype(x.dtype) * direction, velocity
 
     return _for_each(inputs, 3, step)
 
