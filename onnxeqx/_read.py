@@ -22,7 +22,9 @@ InputShapes = Mapping[str, Sequence[int | str | None]]
 _LARGE_TENSOR_BYTES = 1 << 10
 
 
-def read(path: str | os.PathLike[str], input_shapes: InputShapes | None = None) -> ir.Model:
+def read(
+    path: str | os.PathLike[str], input_shapes: InputShapes | None = None, *, weightless: bool = False
+) -> ir.Model:
     """Reads an ONNX file. External data stays on disk, memory-mapped, until a weight is bound.
 
     **Arguments:**
@@ -31,6 +33,7 @@ def read(path: str | os.PathLike[str], input_shapes: InputShapes | None = None) 
       cache, where the file itself really lies.
     - `input_shapes`: shapes that replace the declared ones, by input name: an integer fixes a dimension, a string or
       `None` frees it.
+    - `weightless`: whether initializers may lack their data, as in the `graph.onnx` of a converted folder.
 
     **Raises:** `ReadError` if the file is missing, truncated, no ONNX model, of an unknown opset, or malformed.
     """
@@ -46,7 +49,12 @@ def read(path: str | os.PathLike[str], input_shapes: InputShapes | None = None) 
             f"{str(path)!r} is truncated or is no ONNX file: its protobuf does not parse; fetch or export it again."
         ) from None
     return read_proto(
-        proto, folder=path.parent, resolved=path.resolve().parent, name=path.name, input_shapes=input_shapes
+        proto,
+        folder=path.parent,
+        resolved=path.resolve().parent,
+        name=path.name,
+        input_shapes=input_shapes,
+        weightless=weightless,
     )
 
 
@@ -57,9 +65,10 @@ def read_proto(
     resolved: pathlib.Path | None = None,
     name: str = "model",
     input_shapes: InputShapes | None = None,
+    weightless: bool = False,
 ) -> ir.Model:
     """As [`onnxeqx._read.read`][], from a model in memory; the model is not changed."""
-    validate(proto, folder, resolved, name)
+    validate(proto, folder, resolved, name, weightless=weightless)
     opsets = _opsets(proto, name)
     proto = with_dense_initializers(proto)
     try:

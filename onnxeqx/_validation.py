@@ -23,7 +23,14 @@ _ITEM_BITS = {
 }
 
 
-def validate(proto: onnx.ModelProto, folder: pathlib.Path | None, resolved: pathlib.Path | None, name: str) -> None:
+def validate(
+    proto: onnx.ModelProto,
+    folder: pathlib.Path | None,
+    resolved: pathlib.Path | None,
+    name: str,
+    *,
+    weightless: bool = False,
+) -> None:
     """Refuses a malformed or dangerous model.
 
     **Arguments:**
@@ -32,6 +39,7 @@ def validate(proto: onnx.ModelProto, folder: pathlib.Path | None, resolved: path
     - `folder`: where it lies; `None` for a model in memory, which then has no external data.
     - `resolved`: the folder that holds the file itself, where `folder` holds a link to it.
     - `name`: what error messages call it.
+    - `weightless`: whether tensors may lack their data.
 
     **Raises:** `ReadError`.
     """
@@ -39,7 +47,7 @@ def validate(proto: onnx.ModelProto, folder: pathlib.Path | None, resolved: path
         raise ReadError(f"{name!r} holds no graph: it is no ONNX model, or it is truncated; fetch or export it again.")
     _check_names(proto, name)
     for tensor in _tensors(proto):
-        problem = _tensor_problem(tensor)
+        problem = _tensor_problem(tensor, weightless)
         if problem:
             raise ReadError(
                 f"Tensor {tensor.name[:100]!r} of {name!r} {problem}; the file is malformed, export the model again."
@@ -98,7 +106,7 @@ def _tensors(proto: onnx.ModelProto) -> Iterator[onnx.TensorProto]:
                 bodies.extend([attribute.g] if attribute.HasField("g") else attribute.graphs)
 
 
-def _tensor_problem(tensor: onnx.TensorProto) -> str | None:
+def _tensor_problem(tensor: onnx.TensorProto, weightless: bool) -> str | None:
     """What is wrong with a tensor's data, given its shape and dtype."""
     strings = tensor.data_type == onnx.TensorProto.STRING
     if not strings and tensor.data_type not in _ITEM_BITS:
@@ -119,7 +127,7 @@ def _tensor_problem(tensor: onnx.TensorProto) -> str | None:
         return None
     field = onnx.helper.tensor_dtype_to_field(tensor.data_type)
     found, expected = len(getattr(tensor, field)), _field_items(tensor)
-    if found != expected:
+    if found != expected and not (weightless and found == 0):
         return f"has {found} items of {field}, but its shape and dtype need {expected}"
     return None
 

@@ -4,6 +4,7 @@ import dataclasses
 import pathlib
 from typing import Self
 
+from .._load import GRAPH
 from .._read import read
 from .errors import ConfigError
 
@@ -39,7 +40,7 @@ class Classifier:
         **Raises:** `ConfigError` if the model takes no images, or leaves their size open and `image_size` is `None`;
         `ReadError` if the file cannot be read.
         """
-        graph = read(path / "graph.onnx" if path.is_dir() else path).graph
+        graph = (read(path / GRAPH, weightless=True) if path.is_dir() else read(path)).graph
         inputs = [value for value in graph.inputs if value.name not in graph.initializers]
         shape = inputs[0].shape if len(inputs) == 1 else None
         if shape is None or len(shape) != 4 or shape[1] not in (1, 3):

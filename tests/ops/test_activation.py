@@ -27,16 +27,6 @@ LATER = {
     "Shrink": (9,),
 }
 FUNCTIONS = ["relu", "leaky_relu", "elu", "selu", "celu", "thresholded_relu", "sigmoid", "hard_sigmoid", "hard_swish"]
-EXCLUDED = {
-    "test_training_dropout": "the expected output is drawn by NumPy's random generator",
-    "test_training_dropout_default": "the expected output is drawn by NumPy's random generator",
-    "test_training_dropout_default_mask": "the expected output is drawn by NumPy's random generator",
-    "test_training_dropout_mask": "the expected output is drawn by NumPy's random generator",
-}
-SUITE = [
-    pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=EXCLUDED[name])) if name in EXCLUDED else name
-    for name in shape_cases.case_names("activation")
-]
 FUNCTIONS += ["swish", "mish", "gelu", "softplus", "softsign", "shrink", "softmax", "log_softmax", "hardmax"]
 
 
@@ -45,7 +35,7 @@ def test_suite_on_host(name):
     check_host_case(name)
 
 
-@pytest.mark.parametrize("name", SUITE)
+@pytest.mark.parametrize("name", shape_cases.case_names("activation"))
 def test_suite_under_jit_vmap_and_grad(name):
     with jax.numpy_dtype_promotion("strict"):
         shape_cases.check_on_device(name)

@@ -16,14 +16,8 @@ IMAGE = np.arange(8, dtype=np.float32)
 N, M = Symbol("n"), Symbol("m")
 
 CASES = shape_cases.case_names("tensor", "padding")
-EXCLUDED = {
-    "test_identity_opt": "tests.onnx_suite.evaluate makes arrays of sequences",
-    "test_identity_sequence": "tests.onnx_suite.evaluate makes arrays of sequences",
-}
-DEVICE_CASES = [
-    pytest.param(name, marks=pytest.mark.xfail(strict=True, reason=EXCLUDED[name])) if name in EXCLUDED else name
-    for name in CASES
-]
+SEQUENCES = {"test_identity_opt", "test_identity_sequence"}  # no arrays: only in tests/conformance
+DEVICE_CASES = [name for name in CASES if name not in SEQUENCES]
 
 
 @pytest.fixture(autouse=True)
@@ -32,9 +26,9 @@ def _strict_promotion():
         yield
 
 
-def test_every_excluded_case_exists():
+def test_the_suite_is_there():
     assert len(CASES) >= 124
-    assert set(EXCLUDED) <= set(CASES)
+    assert set(CASES) >= SEQUENCES
 
 
 @pytest.mark.parametrize("name", DEVICE_CASES)
