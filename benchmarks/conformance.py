@@ -92,9 +92,9 @@ def page(folder: pathlib.Path) -> str:
                     problems[outcome["case"]].add(version)
         lines += [f"- `{case}` ({', '.join(sorted(versions))})" for case, versions in sorted(problems.items())]
         lines.append("")
-    lines += ["## Cases that cannot hold", "", "| case | mode | reason |", "|---|---|---|"]
+    lines += ["## Cases that cannot hold", "", "| case | where | reason |", "|---|---|---|"]
     for exclusion in read_exclusions(ROOT / "tests" / "conformance" / "exclusions.txt"):
-        lines.append(f"| `{exclusion.case}` | {exclusion.modes} | {exclusion.reason} |")
+        lines.append(f"| `{exclusion.case}` | {exclusion.where} | {exclusion.reason} |")
     lines += ["", "## By operator", "", "| operator | cases | " + " | ".join(names) + " |", "|---|---|---|---|---|---|"]
     lines += _by_operator(reports, names)
     return "\n".join(lines) + "\n"

@@ -8,7 +8,7 @@ from typing import Any, TypeGuard
 import numpy as np
 import onnx_ir as ir
 
-from . import _errors
+from . import _errors, _map_types
 from ._graph import Call, Graph, Kind, Leaf, Value
 from ._names import scope_of
 from ._read import Inferred, infer_types, tensor_of, value_name
@@ -172,7 +172,9 @@ def snake_case(op_type: str) -> str:
 
 
 def _declared(value: ir.Value) -> str:
-    """The declared type: `float32[batch, 3, 224, 224]`, `string[2]`, `sequence`, `optional`, or `any`."""
+    """The declared type: `float32[batch, 3, 224, 224]`, `string[2]`, `map`, `sequence`, `optional`, or `any`."""
+    if _map_types.is_map(value):
+        return "map"
     if isinstance(value.type, ir.SequenceType | ir.OptionalType):
         return "sequence" if isinstance(value.type, ir.SequenceType) else "optional"
     dtype = _numpy_dtype(value.dtype)

@@ -13,6 +13,7 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes.common import InlinePass
 
+from . import _map_types
 from ._errors import ConversionError, ReadError
 from ._sparse import with_dense_initializers
 from ._validation import validate
@@ -70,7 +71,7 @@ def read_proto(
     """As [`onnxeqx._read.read`][], from a model in memory; the model is not changed."""
     validate(proto, folder, resolved, name, weightless=weightless)
     opsets = _opsets(proto, name)
-    proto = with_dense_initializers(proto)
+    proto, map_types = _map_types.set_aside(with_dense_initializers(proto))
     try:
         model = ir.from_proto(proto)
     except Exception as error:  # onnx-ir raises many types on malformed protobufs
@@ -78,6 +79,7 @@ def read_proto(
             f"{name!r} is malformed: {error}".splitlines()[0] + "; check it with onnx.checker.check_model."
         ) from error
     model.opset_imports.update(opsets)
+    _map_types.remember(model, map_types)
     if folder is not None:
         _map_external_data(model, folder)
     if proto.functions:
@@ -287,7 +289,7 @@ def proto_without(model: ir.Model, names: Collection[str]) -> onnx.ModelProto:
         if name not in given:
             graph.inputs.append(value)
     try:
-        return ir.to_proto(model)
+        return _map_types.put_back(ir.to_proto(model), model)
     finally:
         for name, value in taken.items():
             if name not in given:

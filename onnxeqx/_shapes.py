@@ -11,8 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import onnx
 
 from ._graph import Call, Kind, Value
+from ._registry import Op
 from ._symbolic import Dim, Symbol, evaluate, key
 from .runtime import host_limit
 
@@ -25,7 +27,7 @@ def infer_call(call: Call) -> None:
     """Sets the shapes of the call's outputs where they are unknown and the inputs' are known."""
     if call.bodies or all(output.shape is not None for output in call.outputs):
         return
-    if any(value is not None and value.shape is None for value in call.inputs):
+    if any(value is not None and value.shape is None for value in call.inputs) or not _gives_tensors(call.op):
         return
     first, second = (_sampled(call, sample) for sample in _SAMPLES)
     if first is None or second is None:
@@ -37,6 +39,14 @@ def infer_call(call: Call) -> None:
                 a if a == b else sizes.get((a, b), Dim(output, axis))
                 for axis, (a, b) in enumerate(zip(shape, other, strict=True))
             )
+
+
+def _gives_tensors(op: Op) -> bool:
+    """Whether an output may be a tensor. An operator that gives a list of rows would make as many as a sample has."""
+    if not onnx.defs.has(op.name, op.domain):
+        return True
+    outputs = onnx.defs.get_schema(op.name, op.since, op.domain).outputs
+    return any(text.startswith("tensor(") for output in outputs for text in output.types)
 
 
 def _known_sizes(call: Call) -> dict[tuple[int, int], Symbol]:

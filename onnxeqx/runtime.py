@@ -154,7 +154,7 @@ def model_call(
 
     - `declared`: for each input, in graph order, its dtype and shape: `"float32[batch, 3, 224, 224]"`. A name frees a
       dimension, and equal names are equal sizes. A `"string[2]"` is a NumPy array of text, a `"sequence"` a list of arrays, an
-      `"optional"` anything or `None`.
+      `"optional"` anything or `None`, a `"map"` a dictionary of text or integers to numbers or text.
     - `dtype`: the floating dtype in which the file stores its parameters. Inputs declared with it follow a cast of the
       model; other floating-point and integer inputs are converted to their declared dtype.
     - `host`: the inputs that set shapes or axes. Given as NumPy arrays or numbers they stay on the host, so that the model
@@ -228,6 +228,10 @@ class _InputSpec:
         """The value as a JAX array of the wanted dtype, or, to keep it on the host, as a NumPy array of the declared one."""
         if self.dtype in ("sequence", "optional"):
             return jax.tree.map(lambda leaf: leaf if _is_text(leaf) else jnp.asarray(leaf), value)
+        if self.dtype == "map":
+            if not isinstance(value, dict):
+                raise InputError(f"Input {self.name!r} must be a dictionary, not {type(value).__name__}.")
+            return value
         if self.dtype == "string":
             value = np.asarray(value)
             self._check_shape(value.shape, sizes)

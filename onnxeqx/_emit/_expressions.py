@@ -159,6 +159,8 @@ def symbolic(symbol: Any, size_of: Callable[[Dim], ast.expr]) -> ast.expr:
 def dtype(value: Any) -> ast.expr:
     """A dtype that JAX knows under a name of its own, `jnp.int32`."""
     known = np.dtype(value)
+    if known.kind in "USO":
+        return dotted("np.str_")
     return dotted("jnp.bool_" if known == np.bool_ else f"jnp.{known.name}")
 
 

@@ -17,14 +17,18 @@ def conformance(
         bool, typer.Option("--jit", help="Each model in one jax.jit, every input traced that may be.")
     ] = False,
     x64: Annotated[bool, typer.Option("--x64", help="With 64-bit types.")] = False,
+    lower: Annotated[
+        str, typer.Option(help="Only lower each model for this platform, such as tpu.", show_default=False)
+    ] = "",
     released: Annotated[
         pathlib.Path | None,
         typer.Option(
-            help="Cases of an older onnx: a folder of KIND/CASE/model.onnx.", show_default="the installed onnx's"
+            help="Cases of an older onnx: a folder named after it, of KIND/CASE/model.onnx.",
+            show_default="the installed onnx's",
         ),
     ] = None,
     exclusions: Annotated[
-        pathlib.Path | None, typer.Option(help="A file of cases that may fail: CASE MODES REASON.", show_default=False)
+        pathlib.Path | None, typer.Option(help="A file of cases that may fail: CASE WHERE REASON.", show_default=False)
     ] = None,
     jobs: Annotated[int, typer.Option(help="Processes; each takes some 3 GB.", min=1)] = 1,
     debug: Debug = False,
@@ -38,7 +42,7 @@ def conformance(
     """
     from ..conformance import Mode, read_exclusions, run_suite
 
-    mode = Mode(jit, x64)
+    mode = Mode(jit, x64, lower)
     excluded = read_exclusions(exclusions) if exclusions is not None else []
     report = run_suite(mode, folder=released, only=only, jobs=jobs, exclusions=excluded)
     console = output()
@@ -54,7 +58,8 @@ def conformance(
     static = sum(bool(outcome.static) for outcome in report.outcomes)
     console.print(
         f"{report.passed:,} of {len(report.outcomes):,} cases pass ({mode}), in {report.seconds:.0f} s, of which XLA compiled "
-        f"{report.compiling:.0f} s" + (f"; {static} have an input that is known while tracing." if jit else ".")
+        f"{report.compiling:.0f} s"
+        + (f"; {static} have an input that is known while tracing." if mode.how != "eager" else ".")
     )
     if report.failures or report.stale:
         raise typer.Exit(1)

@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import ml_dtypes
 import numpy as np
 import onnx
 from onnx import numpy_helper
@@ -47,8 +48,32 @@ def installed_cases() -> list[Case]:
 
 def released_cases(folder: pathlib.Path) -> list[Case]:
     """The cases below a folder of `KIND/CASE/{model.onnx, test_data_set_N}`, as older releases of onnx hold them."""
-    paths = sorted(folder.glob("*/*/model.onnx"))
-    return [Case(path.parent.name, path.parent.parent.name, _folder_loader(path.parent)) for path in paths]
+    return [released_case(path.parent) for path in sorted(folder.glob("*/*/model.onnx"))]
+
+
+def released_case(folder: pathlib.Path) -> Case:
+    """The case in one folder of `model.onnx` and `test_data_set_N`."""
+    return Case(folder.name, folder.parent.name, _folder_loader(folder))
+
+
+def operator_versions(model: onnx.ModelProto) -> set[tuple[str, str, int]]:
+    """The operators that a model's nodes are, inside control flow too: (domain, name, version of the schema)."""
+    opsets = {"" if entry.domain == "ai.onnx" else entry.domain: entry.version for entry in model.opset_import}
+    found = set()
+    for node in _nodes(model.graph):
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        if onnx.defs.has(node.op_type, domain):
+            schema = onnx.defs.get_schema(node.op_type, opsets.get(domain, 1), domain)
+            found.add((domain, node.op_type, schema.since_version))
+    return found
+
+
+def _nodes(graph: onnx.GraphProto) -> Iterator[onnx.NodeProto]:
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from _nodes(attribute.g)
 
 
 def _loader(test: Any) -> Callable[[], tuple[onnx.ModelProto, list[tuple[list[Any], list[Any]]]]]:
@@ -102,7 +127,10 @@ def _values(folder: pathlib.Path, stem: str, declared: list[onnx.ValueInfoProto]
         message = {"sequence_type": onnx.SequenceProto, "optional_type": onnx.OptionalProto}.get(
             kind or "", onnx.TensorProto
         )
-        yield _value(message.FromString(path.read_bytes()))
+        array = _value(message.FromString(path.read_bytes()))
+        # Releases of onnx that knew no NumPy dtype for bfloat16 stored its bits.
+        bits = value.type.tensor_type.elem_type == onnx.TensorProto.BFLOAT16 and array.dtype == np.uint16
+        yield array.view(ml_dtypes.bfloat16) if bits else array
 
 
 def _value(item: Any) -> Any:

@@ -8,18 +8,27 @@ from .runner import Mode
 
 @dataclasses.dataclass(frozen=True)
 class Exclusion:
-    """One line of an exclusion file: `CASE  MODES  REASON`.
+    """One line of an exclusion file: `CASE  WHERE  REASON`.
 
-    **Fields:** `case`; `modes`: `all`, or those of `eager`, `jit`, `32` and `64` that must all apply, joined by `+`; `reason`.
+    **Fields:** `case`; `reason`; `where`: those of the following that must all apply, joined by `+`. Alternatives are
+    separated by `,`.
+
+    - `run` (eagerly or under `jit`), `eager`, `jit`;
+    - `traced` (run under `jit`, or lowered for a platform);
+    - `32`, `64`;
+    - `1.18.0`: the suite of this release of onnx.
     """
 
     case: str
-    modes: str
+    where: str
     reason: str
 
-    def applies_to(self, mode: Mode) -> bool:
-        present = {"all", "jit" if mode.jit else "eager", "64" if mode.x64 else "32"}
-        return set(self.modes.split("+")) <= present
+    def applies_to(self, mode: Mode, release: str = "") -> bool:
+        """Whether the case is excluded in this mode, in the suite of this release (by default of the installed onnx)."""
+        present = {mode.how, "64" if mode.x64 else "32", release}
+        present |= {"traced"} if mode.how != "eager" else set()
+        present |= set() if mode.platform else {"run"}
+        return any(set(alternative.split("+")) <= present for alternative in self.where.split(","))
 
 
 def read_exclusions(path: pathlib.Path) -> list[Exclusion]:

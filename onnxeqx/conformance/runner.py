@@ -2,9 +2,11 @@
 
 import dataclasses
 import time
+from collections.abc import Callable
 from typing import Any
 
 import jax
+import jax.export
 import numpy as np
 import onnx
 
@@ -20,14 +22,24 @@ from .cases import Case
 class Mode:
     """How a case is run.
 
-    **Fields:** `jit` (the whole model in one `jax.jit`, every input traced that may be), `x64` (with `jax_enable_x64`).
+    **Fields:**
+
+    - `jit`: the whole model in one `jax.jit`, every input traced that may be.
+    - `x64`: with `jax_enable_x64`.
+    - `platform`: if given, the model under `jit` is not run but lowered for this platform (`"tpu"`), as `jax.export` does.
     """
 
     jit: bool = False
     x64: bool = False
+    platform: str = ""
 
     def __str__(self) -> str:
-        return f"{'jit' if self.jit else 'eager'}{'64' if self.x64 else '32'}"
+        return f"{self.how}{64 if self.x64 else 32}"
+
+    @property
+    def how(self) -> str:
+        """`eager`, `jit`, or the platform."""
+        return self.platform or ("jit" if self.jit else "eager")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -71,20 +83,31 @@ def _run(
     model: onnx.ModelProto, data_sets: list[tuple[list[Any], list[Any]]], mode: Mode, case: Case
 ) -> tuple[str, ...]:
     live = load_model(model)
-    static = host_inputs(unlifted(read_proto(model))) if mode.jit else ()
+    static = host_inputs(unlifted(read_proto(model))) if mode.how != "eager" else ()
     for inputs, expected in data_sets:
         given = dict(zip(live.input_names, inputs, strict=False)) | dict.fromkeys(live.input_names[len(inputs) :])
-        results = _jitted(live, given, static) if mode.jit else live(**given)
+        if mode.platform:
+            function, traced = _traceable(live, given, static)
+            jax.export.export(jax.jit(function), platforms=[mode.platform])(traced)
+            continue
+        if mode.jit:
+            function, traced = _traceable(live, given, static)
+            results = jax.jit(function)(traced)
+        else:
+            results = live(**given)
         results = results if isinstance(results, tuple) else (results,)
         for name, result, wanted in zip(live.output_names, results, expected, strict=True):
             compare(name, to_numpy(result), wanted, case)
     return static
 
 
-def _jitted(live: Any, given: dict[str, Any], static: tuple[str, ...]) -> Any:
+def _traceable(
+    live: Any, given: dict[str, Any], static: tuple[str, ...]
+) -> tuple[Callable[[dict[str, Any]], Any], dict[str, Any]]:
+    """The model as a function of the inputs that may be traced, and those."""
     known = {name: value for name, value in given.items() if name in static or value is None}
     traced = {name: value for name, value in given.items() if name not in known}
-    return jax.jit(lambda traced: live(**traced, **known))(traced)
+    return lambda traced: live(**traced, **known), traced
 
 
 def compare(name: str, result: Any, expected: Any, case: Case) -> None:

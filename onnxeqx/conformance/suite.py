@@ -63,7 +63,7 @@ def run_suite(
     **Arguments:**
 
     - `mode`: eagerly or under `jit`, with 32 or 64 bits.
-    - `folder`: of a release, as `released_cases` takes it.
+    - `folder`: of a release, as `released_cases` takes it, and named after it.
     - `only`: text that the names of cases contain.
     - `jobs`: processes. Each holds the whole suite: some 3 GB.
     - `exclusions`: cases that may fail.
@@ -77,7 +77,8 @@ def run_suite(
         with concurrent.futures.ProcessPoolExecutor(jobs, mp_context=context) as pool:
             shares = list(pool.map(work, range(jobs)))
     outcomes = sorted((outcome for found, _ in shares for outcome in found), key=lambda outcome: outcome.case)
-    applying = {exclusion.case: exclusion for exclusion in exclusions if exclusion.applies_to(mode)}
+    release = folder.name if folder is not None else ""
+    applying = {exclusion.case: exclusion for exclusion in exclusions if exclusion.applies_to(mode, release)}
     return Report(tuple(outcomes), time.perf_counter() - start, sum(seconds for _, seconds in shares), applying)
 
 

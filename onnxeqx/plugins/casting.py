@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 
 from .._registry import op
-from ..runtime import array_namespace, canonical_dtype
+from ..runtime import array_namespace, canonical_dtype, host_value
 from ._operands import as_array, as_arrays
 from .hookspecs import hookimpl
 
@@ -21,12 +21,15 @@ def cast(x, *, to, saturate=1, round_mode="up"):
     """`x` in another dtype: `to` is an ONNX integer or a dtype. Any shape. Floats become integers towards zero.
 
     With `saturate`, values beyond the range of an 8-bit float become its largest; else infinity or NaN. `round_mode`
-    ("up", "down", "nearest") is for powers of two only (float8_e8m0fnu). Strings are numbers in text, on the host.
+    ("up", "down", "nearest") is for powers of two only (float8_e8m0fnu). Strings are numbers in text, on the host: as short
+    as they can be without loss.
 
     https://onnx.ai/onnx/operators/onnx__Cast.html
     """
     xp, x = as_arrays(x)
     dtype = _dtype(to)
+    if dtype.kind == "U":
+        return host_value(x, "input 'input' of Cast, whose result is text,").astype(np.str_).astype(object)
     if x.dtype == np.object_:
         return _cast_objects(x, dtype)
     if dtype.name == "float8_e8m0fnu":
@@ -54,8 +57,10 @@ def cast_like(x, target, *, saturate=1, round_mode="up"):
 
     https://onnx.ai/onnx/operators/onnx__CastLike.html
     """
-    dtype = as_array(target, np).dtype
-    dtype = np.int64 if dtype == np.object_ else dtype  # symbolic dimensions
+    target = as_array(target, np)
+    dtype = target.dtype
+    if dtype == np.object_:
+        dtype = np.dtype(np.str_ if _is_text(target) else np.int64)  # integers: symbolic dimensions
     return cast(x, to=dtype, saturate=saturate, round_mode=round_mode)
 
 
@@ -81,7 +86,7 @@ def _dtype(to: Any) -> np.dtype:
 def _cast_objects(x: np.ndarray, dtype: np.dtype) -> Any:
     """Strings become numbers. Symbolic dimensions stay what they are as integers; as floats, only JAX has them."""
     items = x.reshape(-1).tolist()
-    if any(isinstance(item, str | bytes) for item in items):
+    if _is_text(x):
         return x.astype(np.str_).astype(dtype)
     if dtype.kind in "iu":
         return x
@@ -90,6 +95,10 @@ def _cast_objects(x: np.ndarray, dtype: np.dtype) -> Any:
     if any(jax.export.is_symbolic_dim(item) for item in items):
         return as_array(x, jnp).astype(canonical_dtype(dtype))
     raise TypeError(f"symbolic dimensions cannot be {dtype}")
+
+
+def _is_text(x: np.ndarray) -> bool:
+    return any(isinstance(item, str | bytes) for item in x.reshape(-1).tolist())
 
 
 def _saturated(x: Any, dtype: np.dtype) -> Any:

@@ -6,6 +6,8 @@ Text and maps exist on the host only: a model with them runs eagerly.
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import jax
+import jax.core
 import jax.numpy as jnp
 import numpy as np
 
@@ -261,7 +263,8 @@ def zip_map(X, *, classlabels_int64s=None, classlabels_strings=None):
     https://onnx.ai/onnx/operators/onnx_aionnxml_ZipMap.html
     """
     labels = _plain(classlabels_int64s if classlabels_strings is None else classlabels_strings)
-    rows = X if X.ndim > 1 else X[None]
+    rows = X if isinstance(X, jax.core.Tracer) else np.asarray(X)
+    rows = rows if rows.ndim > 1 else rows[None]
     return [dict(zip(labels, row, strict=True)) for row in rows]
 
 

@@ -172,8 +172,8 @@ def _pairwise(
 def _votes(decisions: Any, classes: int) -> Any:
     votes = [jnp.zeros(decisions.shape[0], jnp.int32)] * classes
     for number, (i, j) in enumerate(_pairs(classes)):
-        first = decisions[:, number] > 0
-        votes[i], votes[j] = votes[i] + first, votes[j] + ~first
+        first = (decisions[:, number] > 0).astype(jnp.int32)
+        votes[i], votes[j] = votes[i] + first, votes[j] + 1 - first
     return jnp.stack(votes, axis=1)
 
 

@@ -35,6 +35,7 @@ BUILTIN_OPS = (
     "image_decoding",
     "indexing",
     "linear_algebra",
+    "linear_attention",
     "linear_models",
     "logical",
     "loss",

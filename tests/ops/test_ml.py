@@ -1,6 +1,7 @@
 """The operators of ai.onnx.ml against ONNX Runtime, as one-node models through the whole pipeline."""
 
 import equinox as eqx
+import jax
 import numpy as np
 import onnx
 import onnxruntime
@@ -12,6 +13,12 @@ import onnxeqx
 GENERATOR = np.random.default_rng(0)
 X = GENERATOR.standard_normal((6, 4)).astype(np.float32)
 TEXT = np.array([["a", "b"], ["c", "a"]], object)
+
+
+@pytest.fixture(autouse=True)
+def _strict_promotion():
+    with jax.numpy_dtype_promotion("strict"):
+        yield
 
 
 def model_of(op_type: str, inputs: dict, outputs: int = 1, version: int = 3, **attributes) -> onnx.ModelProto:
@@ -216,6 +223,29 @@ def test_missing_values_follow_their_track():
 def test_zip_map():
     check("ZipMap", X[:, :3], classlabels_strings=["a", "b", "c"], jit=False)
     check("ZipMap", X[:, :2], classlabels_int64s=[3, 4], jit=False)
+
+
+def test_zip_map_with_types_as_scikit_learn_exports_them():
+    """A batch of any size, and a declared list of maps, which onnx-ir does not read."""
+    model = model_of("ZipMap", {"x0": X[:, :2]}, classlabels_int64s=[3, 4])
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_param = "N"
+    score = helper.make_tensor_type_proto(TensorProto.FLOAT, [])
+    rows = helper.make_sequence_type_proto(helper.make_map_type_proto(TensorProto.INT64, score))
+    model.graph.output[0].type.CopyFrom(rows)
+    wanted = [dict(zip((3, 4), row, strict=True)) for row in X[:, :2].tolist()]
+    live = onnxeqx.load_model(model)
+    assert live(X[:, :2]) == wanted
+    assert eqx.filter_jit(live)(X[:3, :2]) == wanted[:3]
+
+
+def test_maps_are_inputs():
+    given = {"b": np.float32(2), "a": np.float32(1)}
+    model = model_of("DictVectorizer", {"x0": X}, string_vocabulary=["a", "c", "b"])
+    number = helper.make_tensor_type_proto(TensorProto.FLOAT, [])
+    model.graph.input[0].type.CopyFrom(helper.make_map_type_proto(TensorProto.STRING, number))
+    assert onnxeqx.load_model(model)(given).tolist() == [[1, 0, 2]]
+    with pytest.raises(onnxeqx.InputError, match="Input 'x0' must be a dictionary, not ndarray"):
+        onnxeqx.load_model(model)(X)
 
 
 def test_maps_as_vectors():
