@@ -95,6 +95,8 @@ def _convert_stored(call: Call) -> bool:
 
 def _evaluate(call: Call) -> bool:
     """Whether the call was evaluated, in which case its outputs have become CONST or HOST."""
+    if call.op.draws:
+        return False
     operands = _operands(call)
     if operands is None:
         if call.op.on_host and all(_is_host(value) for value in call.inputs if value is not None) and call.inputs:

@@ -35,6 +35,11 @@ class Block:
     class_name: str | None = None
 
     @property
+    def draws(self) -> bool:
+        """Whether a call in it draws random numbers, so that it takes a key."""
+        return any(item.block.draws if isinstance(item, BlockCall) else _draws(item) for item in self.items or ())
+
+    @property
     def is_tuple(self) -> bool:
         return bool(self.children) and all(name.isdecimal() for name in self.children)
 
@@ -52,6 +57,10 @@ class BlockCall:
     @property
     def outputs(self) -> list[Value]:
         return self.block.outputs
+
+
+def _draws(call: Call) -> bool:
+    return call.op.draws or any(inner.op.draws for body in call.bodies.values() for inner in body.all_calls())
 
 
 def nest(graph: Graph) -> Block:

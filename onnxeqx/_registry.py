@@ -115,6 +115,11 @@ class Op:
         """Attribute names and defaults; `Op.REQUIRED` marks a required one."""
         return {p.name: p.default for p in self._parameters if p.kind is p.KEYWORD_ONLY}
 
+    @property
+    def draws(self) -> bool:
+        """Whether it draws random numbers: it then has a keyword-only parameter `key`, which is no ONNX attribute."""
+        return "key" in self.attributes
+
     def input_name(self, position: int) -> str:
         """The parameter that the input at this position binds to."""
         return self.inputs[min(position, len(self.inputs) - 1)]

@@ -16,7 +16,6 @@ import jax
 import numpy as np
 import onnx
 import onnx.backend.base
-import onnx_ir as ir
 
 from ._load import load_model
 
@@ -75,21 +74,14 @@ class OnnxeqxBackend(onnx.backend.base.Backend):
     def run_node(
         cls, node: onnx.NodeProto, inputs: Any, device: str = "CPU", outputs_info: Any = None, **kwargs: Any
     ) -> tuple[Any, ...]:
-        """Runs one node. The opset is the newest, or `opset_version`."""
-        opset = kwargs.get("opset_version", onnx.defs.onnx_opset_version())
-        given = [name for name in node.input if name]
-        values = [
-            ir.to_proto(
-                ir.Input(
-                    name, ir.Shape(np.shape(array)), ir.TensorType(ir.DataType.from_numpy(np.asarray(array).dtype))
-                )
-            )
-            for name, array in zip(given, inputs, strict=True)
-        ]
+        """Runs one node. Its operator's version is the newest, or that of `opset_version`."""
+        opset = kwargs.get("opset_version") or _newest(node)
+        given = dict(zip([name for name in node.input if name], map(np.asarray, inputs), strict=True))
+        values = [onnx.helper.make_tensor_value_info(name, _data_type(x), x.shape) for name, x in given.items()]
         outputs = [onnx.ValueInfoProto(name=name) for name in node.output]
         graph = onnx.helper.make_graph([node], node.op_type, values, outputs)
         model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid(node.domain, opset)])
-        return cls.run_model(model, list(inputs), device)
+        return cls.run_model(model, given, device)
 
     @classmethod
     def supports_device(cls, device: str) -> bool:
@@ -99,6 +91,16 @@ class OnnxeqxBackend(onnx.backend.base.Backend):
             return bool(jax.devices(kind))
         except RuntimeError:
             return False
+
+
+def _newest(node: onnx.NodeProto) -> int:
+    if not node.domain:
+        return onnx.defs.onnx_opset_version()
+    return onnx.defs.get_schema(node.op_type, node.domain).since_version if onnx.defs.has(node.op_type, node.domain) else 1
+
+
+def _data_type(array: np.ndarray) -> int:
+    return onnx.TensorProto.STRING if array.dtype.kind in "USO" else onnx.helper.np_dtype_to_tensor_dtype(array.dtype)
 
 
 is_compatible = OnnxeqxBackend.is_compatible

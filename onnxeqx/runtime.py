@@ -115,6 +115,19 @@ def over_batch(layer: Callable[..., Array], x: Array, *, core_ndim: int) -> Arra
     return y.reshape(*batch, *y.shape[1:])
 
 
+def subkey(key: Any, number: int) -> Any:
+    """The key for one of the calls of a block that draw random numbers.
+
+    **Arguments:**
+
+    - `key`: what the block was called with: a key as of `jax.random.key`, or `None`.
+    - `number`: which of the calls, counted from 0.
+
+    **Returns:** a key that no other call of the block has; `None` without a key, where nodes draw from their own seeds.
+    """
+    return None if key is None else jax.random.fold_in(key, number)
+
+
 def canonical_dtype(dtype: Any) -> np.dtype:
     """The dtype in which JAX holds values of this dtype: the one place where 64-bit types become 32-bit ones.
 
@@ -150,6 +163,8 @@ def model_call(
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorates the `__call__` of a model: takes inputs by position or by their ONNX names, and checks them.
 
+    A model that draws random numbers also takes a `key`, by keyword (unless an input has that name).
+
     **Arguments:**
 
     - `declared`: for each input, in graph order, its dtype and shape: `"float32[batch, 3, 224, 224]"`. A name frees a
@@ -165,8 +180,11 @@ def model_call(
     specs = {name: _InputSpec.parse(name, text) for name, text in declared.items()}
 
     def decorate(function: Callable[..., Any]) -> Callable[..., Any]:
+        draws = "key" in (function.__kwdefaults__ or {}) and "key" not in specs
+
         @functools.wraps(function)
         def checked(self: Any, /, *args: Any, **kwargs: Any) -> Any:
+            options = {"key": kwargs.pop("key", None)} if draws else {}
             given = _bind_inputs(specs, args, kwargs)
             sizes: dict[str, tuple[Any, str]] = {}
             arrays = []
@@ -176,7 +194,7 @@ def model_call(
                     given[name], wanted, sizes, keep=name in host and not isinstance(given[name], jax.Array)
                 )
                 arrays.append(array)
-            return function(self, *arrays)
+            return function(self, *arrays, **options)
 
         # Callers bind by ONNX names, which need not be the names of the parameters.
         del checked.__wrapped__

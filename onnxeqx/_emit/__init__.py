@@ -32,7 +32,7 @@ def emit(graph: Graph, root: Block, header: Header) -> str:
     imports = Imports()
     for module, alias in (("equinox", "eqx"), ("jax", "jax"), ("jax.numpy", "jnp"), ("numpy", "np"), ("math", "math")):
         imports.name(module, alias)
-    for member in ("compute_dtype", "host_value", "model_call", "over_batch"):
+    for member in ("compute_dtype", "host_value", "model_call", "over_batch", "subkey"):
         imports.member("onnxeqx.runtime", member)
     main_dtype = _main_dtype(graph)
     classes = ClassPrinter(root, imports, main_dtype).print()

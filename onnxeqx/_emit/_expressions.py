@@ -177,8 +177,14 @@ def plain_numbers(array: np.ndarray) -> Any:
     return convert(array.tolist())
 
 
-def function(name: str, parameters: list[str], body: list[ast.stmt]) -> ast.FunctionDef:
-    """`def name(*parameters): body`."""
+def function(name: str, parameters: list[str], body: list[ast.stmt], options: tuple[str, ...] = ()) -> ast.FunctionDef:
+    """`def name(*parameters, *, *options=None): body`."""
     names = [ast.arg(parameter) for parameter in parameters]
-    arguments = ast.arguments(posonlyargs=[], args=names, kwonlyargs=[], kw_defaults=[], defaults=[])
+    arguments = ast.arguments(
+        posonlyargs=[],
+        args=names,
+        kwonlyargs=[ast.arg(option) for option in options],
+        kw_defaults=[literal(None) for _ in options],
+        defaults=[],
+    )
     return ast.FunctionDef(name=name, args=arguments, body=body, decorator_list=[], lineno=0)

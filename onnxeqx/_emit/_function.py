@@ -2,6 +2,7 @@
 
 import ast
 import builtins
+import itertools
 from typing import Any
 
 import numpy as np
@@ -51,6 +52,7 @@ class FunctionPrinter:
         self.block, self.imports, self.main_dtype, self.around = block, imports, main_dtype, around
         self.names: dict[Value, str] = dict(around.names) if around is not None else {}
         self.uses_dtype = False
+        self._draws = itertools.count() if around is None else around._draws
         self._plan = plan(block)
         self._current: Statement | None = None
         self._nearby: list[Value] = []
@@ -64,7 +66,7 @@ class FunctionPrinter:
         if self.uses_dtype:
             compute_dtype = name_of("compute_dtype")
             body.insert(0, _assign("dtype", call_of(compute_dtype, name_of("self"))))
-        return function("__call__", ["self", *arguments], body)
+        return function("__call__", ["self", *arguments], body, ("key",) if self.block.draws else ())
 
     def _lines(self) -> tuple[list[str], list[ast.stmt]]:
         """Arguments and statements."""
@@ -175,7 +177,7 @@ class FunctionPrinter:
     def _fresh(self, hint: str, taken: set[str]) -> str:
         stem = identifier(hint).strip("_") or "x"
         stem = f"_{stem}" if stem[0].isdigit() else stem
-        reserved = {"self", "dtype", "jax", "jnp", "np", "eqx", "math", "nn", *self.imports.names}
+        reserved = {"self", "key", "dtype", "jax", "jnp", "np", "eqx", "math", "nn", *self.imports.names}
         if stem in reserved or hasattr(builtins, stem) or identifier(stem) != stem:
             stem += "_"
         candidate, counter = stem, 1
@@ -246,7 +248,8 @@ class FunctionPrinter:
 
     def _expression(self, item: Item) -> ast.expr:
         if isinstance(item, BlockCall):
-            return call_of(self._path(item.block.path), *(self._value(value) for value in item.inputs))
+            inputs = [self._value(value) for value in item.inputs]
+            return call_of(self._path(item.block.path), *inputs, **self._key(item.block.draws))
         if item.lifted is not None:
             return self._layer_call(item, item.lifted)
         operands = [self._operand(item, position, value) for position, value in enumerate(item.inputs)]
@@ -269,7 +272,14 @@ class FunctionPrinter:
             *operands,
             **{key: self._attribute(item, key, value) for key, value in attributes.items()},
             **{key: name_of(self._body_names[key]) for key in item.bodies},
+            **self._key(item.op.draws),
         )
+
+    def _key(self, draws: bool) -> dict[str, ast.expr]:
+        """The argument of a call that draws random numbers: a key of its own."""
+        if not draws:
+            return {}
+        return {"key": call_of(name_of("subkey"), name_of("key"), literal(next(self._draws)))}
 
     def _layer_call(self, item: Call, lifted: Lifted) -> ast.expr:
         layer = self._path(lifted.path)

@@ -289,25 +289,28 @@ def _trailing(x: jax.Array, axis: int) -> tuple[int, ...]:
 
 
 def _is_identity(call: Call) -> bool:
-    """Whether a Dropout hands its input on: it has no seed to draw from, or is known to be outside training."""
+    """Whether a Dropout hands its input on: it is known to be outside training."""
     training = call.inputs[2] if len(call.inputs) > 2 else None
-    known = training is None or (training.array is not None and not training.array.item())
-    return known or call.attributes.get("seed") is None
+    return training is None or (training.array is not None and not training.array.item())
 
 
 @op("Dropout", since=12, host=("ratio", "training_mode"), passes_through=_is_identity)
-def dropout(data, ratio=None, training_mode=None, *, seed=None, n_outputs=1):
+def dropout(data, ratio=None, training_mode=None, *, seed=None, n_outputs=1, key=None):
     """The input, and a mask of ones: models are loaded for inference. Float.
 
-    A node in training mode that has a `seed` drops elements all the same: always those that ONNX's own reference drops, so
-    that models agree.
+    A node in training mode drops elements of its input if the model is called with a `key`. Without one, it does so if it
+    has a `seed`: always those that ONNX's own reference drops, so that models agree.
 
     https://onnx.ai/onnx/operators/onnx__Dropout.html
     """
     rate = 0.5 if ratio is None else float(np.asarray(ratio).item())
-    if training_mode is None or not np.asarray(training_mode).item() or seed is None or rate == 0:
+    trains = training_mode is not None and np.asarray(training_mode).item() and rate > 0
+    if not trains or (key is None and seed is None):
         return data if n_outputs == 1 else (data, jnp.ones(np.shape(data), bool))
-    mask = np.random.RandomState(seed).uniform(size=np.shape(data)) >= rate
+    if key is None:
+        mask = np.random.RandomState(seed).uniform(size=np.shape(data)) >= rate
+    else:
+        mask = jax.random.bernoulli(key, 1 - rate, np.shape(data))
     y = jnp.where(mask, data / (1 - rate), 0)
     return (y, jnp.asarray(mask)) if n_outputs > 1 else y
 
