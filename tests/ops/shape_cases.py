@@ -58,13 +58,6 @@ def data_dependent(name: str) -> bool:
     return any(node.op_type in ("NonZero", "Unique") for node in node_cases()[name].model.graph.node)
 
 
-def check_on_device(name: str) -> None:
-    """Every operand that may be traced is a JAX array."""
-    case = node_cases()[name]
-    for inputs, expected in case.data_sets:
-        _compare(evaluate(case.model, inputs), expected, case.rtol, case.atol)
-
-
 def check_on_host(name: str) -> None:
     """Every operand is a NumPy array, or a tuple where a shape is wanted; so is every result, in ONNX's dtype."""
     case = node_cases()[name]

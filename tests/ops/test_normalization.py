@@ -52,11 +52,6 @@ def test_the_suite_has_cases():
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_suite_on_device(name):
-    shape_cases.check_on_device(name)
-
-
-@pytest.mark.parametrize("name", CASES)
 def test_suite_under_jit_vmap_and_grad(name):
     shape_cases.check_under_jit(name)
 

@@ -41,12 +41,6 @@ def test_the_suite_has_cases():
     assert len(CASES) >= 120
 
 
-@pytest.mark.parametrize("name", CASES)
-def test_suite_on_device(name):
-    with jax.numpy_dtype_promotion("strict"):
-        shape_cases.check_on_device(name)
-
-
 @pytest.mark.parametrize("name", NAMES)
 def test_axes_as_attribute(name):
     for opset in (1, 11, 13):

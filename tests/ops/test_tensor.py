@@ -31,11 +31,6 @@ def test_the_suite_is_there():
     assert set(CASES) >= SEQUENCES
 
 
-@pytest.mark.parametrize("name", DEVICE_CASES)
-def test_suite_on_device(name):
-    shape_cases.check_on_device(name)
-
-
 @pytest.mark.parametrize("name", CASES)
 def test_suite_on_host(name):
     shape_cases.check_on_host(name)
