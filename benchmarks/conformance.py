@@ -107,21 +107,27 @@ def _tpu(report: Report) -> Iterator[str]:
                 failing[operator].add(reasons[outcome["case"]])
     yield "## Lowering for TPU"
     yield ""
-    yield f"{len(lowered)} operators of the suite lower for TPU in some case: all that run under `jax.jit`. These do not:"
+    yield f"{len(lowered)} operators of the suite lower for TPU in some case: all that run under `jax.jit`. Those that the suite does"
+    yield "not have are lowered by `tests/versions`. These cannot be:"
     yield ""
-    yield from (f"- {operator}: {'; '.join(sorted(failing[operator]))}" for operator in sorted(failing))
+    reasons_by_operator = {operator: "; ".join(sorted(texts)) for operator, texts in failing.items()}
+    reasons_by_operator |= _reasons(ROOT / "tests" / "versions" / "host_only.txt")
+    yield from (f"- {operator}: {reasons_by_operator[operator]}" for operator in sorted(reasons_by_operator))
     yield ""
 
 
 def _gradients() -> Iterator[str]:
-    without = [line.split(None, 1) for line in (TESTS / "without_gradients.txt").read_text().splitlines()]
     yield "## Gradients"
     yield ""
     yield "`tests/conformance/test_gradients.py` compares the gradient of every operator that has floating-point inputs and"
     yield "outputs with finite differences in float64, but for these:"
     yield ""
-    yield from (f"- {operator}: {reason}" for operator, reason in without)
+    yield from (f"- {operator}: {reason}" for operator, reason in _reasons(TESTS / "without_gradients.txt").items())
     yield ""
+
+
+def _reasons(path: pathlib.Path) -> dict[str, str]:
+    return dict(line.split(None, 1) for line in path.read_text().splitlines())
 
 
 def _releases(released: dict[str, Report]) -> Iterator[str]:

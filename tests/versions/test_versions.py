@@ -27,6 +27,12 @@ RELEASED = [
 ]
 
 
+# Operators that cannot be traced, each with its reason.
+HOST_ONLY = dict(
+    line.split(None, 1) for line in (pathlib.Path(__file__).parent / "host_only.txt").read_text().splitlines()
+)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     target = tmp_path_factory.mktemp("released")
@@ -45,6 +51,16 @@ def test_released_cases(folder, name):
 def test_written_cases(written):
     outcome = run_case(written.case(), Mode())
     assert outcome.passed, outcome.problem
+
+
+@pytest.mark.parametrize("mode", [Mode(jit=True), Mode(platform="tpu")], ids=str)
+@pytest.mark.parametrize("written", WRITTEN, ids=lambda written: written.name)
+def test_written_cases_under_jit_and_for_tpu(written, mode):
+    outcome = run_case(written.case(), mode)
+    if f"{written.domain}::{written.op}".removeprefix("::") in HOST_ONLY:
+        assert not outcome.passed
+    else:
+        assert outcome.passed, outcome.problem
 
 
 def test_every_version_has_an_oracle(folder):
