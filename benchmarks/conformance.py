@@ -107,8 +107,8 @@ def _tpu(report: Report) -> Iterator[str]:
                 failing[operator].add(reasons[outcome["case"]])
     yield "## Lowering for TPU"
     yield ""
-    yield f"{len(lowered)} operators of the suite lower for TPU in some case: all that run under `jax.jit`. Those that the suite does"
-    yield "not have are lowered by `tests/versions`. These cannot be:"
+    yield f"{len(lowered)} operators of the suite lower for TPU in some case: all that run under `jax.jit`. Those that the suite"
+    yield "does not have are lowered by `tests/versions`. These cannot be:"
     yield ""
     reasons_by_operator = {operator: "; ".join(sorted(texts)) for operator, texts in failing.items()}
     reasons_by_operator |= _reasons(ROOT / "tests" / "versions" / "host_only.txt")
