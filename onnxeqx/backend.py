@@ -96,7 +96,8 @@ class OnnxeqxBackend(onnx.backend.base.Backend):
 def _newest(node: onnx.NodeProto) -> int:
     if not node.domain:
         return onnx.defs.onnx_opset_version()
-    return onnx.defs.get_schema(node.op_type, node.domain).since_version if onnx.defs.has(node.op_type, node.domain) else 1
+    known = onnx.defs.has(node.op_type, node.domain)
+    return onnx.defs.get_schema(node.op_type, node.domain).since_version if known else 1
 
 
 def _data_type(array: np.ndarray) -> int:
