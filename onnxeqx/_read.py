@@ -15,6 +15,7 @@ from onnx_ir.passes.common import InlinePass
 
 from . import _map_types
 from ._errors import ConversionError, ReadError
+from ._registry import canonical_domain
 from ._sparse import with_dense_initializers
 from ._validation import validate
 
@@ -83,10 +84,40 @@ def read_proto(
     if folder is not None:
         _map_external_data(model, folder)
     if proto.functions:
+        _align_functions(model, name)
         InlinePass()(model)
     _name_values_once(model)
     _override_shapes(model, input_shapes or {}, name)
     return model
+
+
+def _align_functions(model: ir.Model, name: str) -> None:
+    """Lets functions import the model's opsets, where that changes none of their operators.
+
+    ONNX allows no other difference: https://onnx.ai/onnx/repo-docs/IR.html#functions
+
+    **Raises:** `ReadError` if it would change one.
+    """
+    for function in model.functions.values():
+        for node in ir.traversal.RecursiveGraphIterator(function.graph):
+            domain = canonical_domain(node.domain)
+            own, shared = function.opset_imports.get(domain, 1), model.opset_imports.get(domain, 1)
+            if own != shared and _version(node, domain, own) != _version(node, domain, shared):
+                raise ReadError(
+                    f"Function {function.name!r} of {name!r} is written for opset {own}, where {node.op_type} is not what it is "
+                    f"in opset {shared} of the model, which ONNX does not allow; export the model with one opset."
+                )
+        function.opset_imports.update(
+            {domain: model.opset_imports.get(domain, version) for domain, version in function.opset_imports.items()}
+        )
+
+
+def _version(node: ir.Node, domain: str, opset: int) -> int | None:
+    """Since when the operator is what it is in this opset; `None` if ONNX does not know it."""
+    try:
+        return onnx.defs.get_schema(node.op_type, opset, domain).since_version
+    except onnx.defs.SchemaError:
+        return None
 
 
 def _name_values_once(model: ir.Model) -> None:

@@ -221,6 +221,25 @@ def test_local_functions_are_inlined():
     np.testing.assert_allclose(live(X), np.exp(np.exp(X)), rtol=1e-6)
 
 
+def with_function(opset: int, op_type: str) -> onnx.ModelProto:
+    return onnx.parser.parse_model(
+        f"""<ir_version: 8, opset_import: ["" : 17, "local" : 1]>
+        g (float[2, 3] x) => (float[2, 3] y) {{ y = local.f(x) }}
+        <domain: "local", opset_import: ["" : {opset}]> f (a) => (b) {{ b = {op_type}(a) }}"""
+    )
+
+
+def test_functions_of_another_opset_are_inlined_where_it_means_the_same():
+    x = np.array([[1.0, -2.0, 3.0]] * 2, np.float32)
+    np.testing.assert_array_equal(onnxeqx.load_model(with_function(14, "Relu"))(x), np.maximum(x, 0))
+    onnx.checker.check_model(with_function(14, "Relu"))
+
+
+def test_functions_of_another_opset_that_means_something_else_are_refused(tmp_path):
+    message = "Function 'f' of 'm.onnx' is written for opset 12, where Softmax is not what it is in opset 17"
+    refused(saved(with_function(12, "Softmax"), tmp_path), onnxeqx.ReadError, message)
+
+
 def test_functions_that_call_themselves_are_refused(tmp_path):
     text = """<ir_version: 8, opset_import: ["" : 17, "local" : 1]> g (float[n] x) => (float[n] y) { y = local.a(x) }
         <domain: "local", opset_import: ["" : 17, "local" : 1]> a (x) => (y) { y = local.b(x) }
