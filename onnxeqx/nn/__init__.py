@@ -3,3 +3,4 @@
 from ._batch_norm import BatchNorm as BatchNorm
 from ._buffer import Buffer as Buffer, buffer as buffer, constant as constant, parameter as parameter
 from ._conv import Conv as Conv, ConvTranspose as ConvTranspose
+from ._lora import LoRALinear as LoRALinear
