@@ -4,23 +4,29 @@ import dataclasses
 import json
 import os
 import pathlib
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
 import onnx
+import onnx_ir as ir
 
 from ._convert import Printed, Provenance, convert as run_pipeline
 from ._errors import ReadError
 from ._module import import_source
 from ._origin import Origin, origin_of, set_origin
+from ._outputs import cut, value_names
 from ._read import InputShapes, read, read_proto
 from ._save_onnx import to_onnx
 from ._weights import arrays, bind, dump_json, read_weights, save_weights, whole_path
+from .plugins.manager import host
 
 SOURCE, WEIGHTS, GRAPH = "model.py", "weights.safetensors", "graph.onnx"
 
 
-def load(path: str | os.PathLike[str], *, input_shapes: InputShapes | None = None) -> Any:
+def load(
+    path: str | os.PathLike[str], *, input_shapes: InputShapes | None = None, outputs: Sequence[str] | None = None
+) -> Any:
     """An ONNX file, or a folder written by [`onnxeqx.convert`][], as an Equinox model.
 
     ```python
@@ -33,6 +39,8 @@ def load(path: str | os.PathLike[str], *, input_shapes: InputShapes | None = Non
     - `path`: an `.onnx` file or a converted folder, whose `model.py` may have been edited.
     - `input_shapes`: shapes that replace the declared ones of an ONNX file, by input name; a string or `None` frees a
       dimension: `{"input": ("batch", 3, 128, 128)}`.
+    - `outputs`: what to return instead of the file's outputs: key paths of layers or blocks (`"layer4.1"`), or ONNX names of
+      values. What they do not need is not loaded.
 
     **Returns:** an `eqx.Module`. Call it on the batch, with inputs in graph order or by their ONNX names; one output is an
     array, several are a tuple. `model.input_names` and `model.output_names` are the names in the file.
@@ -41,15 +49,52 @@ def load(path: str | os.PathLike[str], *, input_shapes: InputShapes | None = Non
     """
     path = pathlib.Path(path)
     if path.is_dir():
-        if input_shapes:
-            raise ReadError(f"{str(path)!r} is a converted folder; give input_shapes when converting the ONNX file.")
+        if input_shapes or outputs:
+            option = "input_shapes" if input_shapes else "outputs"
+            raise ReadError(f"{str(path)!r} is a converted folder; give {option} when converting the ONNX file.")
         return _load_folder(path)
-    return build(run_pipeline(read(path, input_shapes), path.name))
+    return build(_printed(lambda: read(path, input_shapes), path.name, outputs))
 
 
-def load_model(model: onnx.ModelProto, *, input_shapes: InputShapes | None = None) -> Any:
+def load_model(
+    model: onnx.ModelProto, *, input_shapes: InputShapes | None = None, outputs: Sequence[str] | None = None
+) -> Any:
     """As [`onnxeqx.load`][], from an `onnx.ModelProto` in memory, which is not changed."""
-    return build(run_pipeline(read_proto(model, input_shapes=input_shapes), "model"))
+    return build(_printed(lambda: read_proto(model, input_shapes=input_shapes), "model", outputs))
+
+
+def truncate(model: Any, at: str | Sequence[str]) -> Any:
+    """The part of a model up to a layer or block: it returns what that returns. For features, and for style transfer.
+
+    ```python
+    features = onnxeqx.truncate(model, at="layer4")
+    ```
+
+    **Arguments:**
+
+    - `model`: a model that came from [`onnxeqx.load`][]. Its present weights are kept.
+    - `at`: key paths of layers or blocks, or ONNX names of values; several make a tuple.
+
+    **Returns:** a model whose key paths are those of `model`, as far as they are needed. It can be saved like any other.
+
+    **Raises:** `ConversionError` if there is nothing of that name.
+    """
+    origin = origin_of(model)
+    proto = to_onnx(model, origin)
+    outputs = [at] if isinstance(at, str) else list(at)
+    return build(_printed(lambda: read_proto(proto), _title(origin), outputs))
+
+
+def _printed(reading: Callable[[], ir.Model], title: str, outputs: Sequence[str] | None = None) -> Printed:
+    """The converted model, with other outputs if some are given. `reading` gives the model anew each time."""
+    model = reading()
+    if outputs:
+        cut(model, value_names(reading(), outputs, host()))
+    return run_pipeline(model, title)
+
+
+def _title(origin: Origin) -> str:
+    return origin.source.split(",", 1)[0].strip('"')
 
 
 def build(printed: Printed) -> Any:
@@ -65,6 +110,7 @@ def convert(
     *,
     force: bool = False,
     input_shapes: InputShapes | None = None,
+    outputs: Sequence[str] | None = None,
 ) -> None:
     """Writes a converted folder: `model.py`, `weights.safetensors` and `graph.onnx`.
 
@@ -76,13 +122,13 @@ def convert(
     - `path`: an `.onnx` file.
     - `folder`: written whole or not at all.
     - `force`: replace a folder that is there.
-    - `input_shapes`: as in [`onnxeqx.load`][].
+    - `input_shapes`, `outputs`: as in [`onnxeqx.load`][].
 
     **Raises:** as [`onnxeqx.load`][], and `OutputExistsError`.
     """
     path = pathlib.Path(path)
     with whole_path(folder, force=force) as scratch:
-        printed = run_pipeline(read(path, input_shapes), path.name)
+        printed = _printed(lambda: read(path, input_shapes), path.name, outputs)
         _write_folder(scratch, build(printed), Origin(printed.graph, printed.provenance, printed.source))
 
 
@@ -101,8 +147,7 @@ def save(model: Any, folder: str | os.PathLike[str], *, force: bool = False) -> 
         if path in origin.provenance
     ):
         # A head of another width: print the model anew, from the graph with that head.
-        title = origin.source.split(",", 1)[0].strip('"')
-        printed = run_pipeline(read_proto(to_onnx(model, origin)), title)
+        printed = run_pipeline(read_proto(to_onnx(model, origin)), _title(origin))
         origin = Origin(printed.graph, printed.provenance, printed.source)
     with whole_path(folder, force=force) as scratch:
         _write_folder(scratch, model, origin)
