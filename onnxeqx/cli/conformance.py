@@ -30,7 +30,7 @@ def conformance(
     exclusions: Annotated[
         pathlib.Path | None, typer.Option(help="A file of cases that may fail: CASE WHERE REASON.", show_default=False)
     ] = None,
-    jobs: Annotated[int, typer.Option(help="Processes; each takes some 3 GB.", min=1)] = 1,
+    jobs: Annotated[int, typer.Option(help="Processes; each takes some 1 GB.", min=1)] = 1,
     debug: Debug = False,
 ) -> None:
     """Run the ONNX project's own test cases.

@@ -34,7 +34,7 @@ class Case:
 
 
 def installed_cases() -> list[Case]:
-    """The 2,033 cases (onnx 1.23.2) that the installed onnx brings, sorted by name. Takes half a minute and 3 GB."""
+    """The 2,033 cases (onnx 1.23.2) that the installed onnx brings, sorted by name. The first call takes some seconds."""
     from onnx.backend.test.loader import load_model_tests
 
     cases = []

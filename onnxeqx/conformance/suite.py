@@ -65,7 +65,7 @@ def run_suite(
     - `mode`: eagerly or under `jit`, with 32 or 64 bits.
     - `folder`: of a release, as `released_cases` takes it, and named after it.
     - `only`: text that the names of cases contain.
-    - `jobs`: processes. Each holds the whole suite: some 3 GB.
+    - `jobs`: processes. Each takes some 1 GB.
     - `exclusions`: cases that may fail.
     """
     start = time.perf_counter()
