@@ -1,12 +1,17 @@
 """Lifting: calls with constant weights become layers that own their weights."""
 
 import dataclasses
+import math
 
 import numpy as np
 
 from ._fold import symbol_dims
-from ._graph import Call, Graph, Leaf, Lifted, Role, Value
+from ._graph import Call, Graph, Kind, Leaf, Lifted, Role, Value
+from ._names import is_anonymous
 from ._registry import Registry
+
+# Operators on two numbers, whose operands are weights only where the exporter gave them a name.
+_ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Pow")
 
 
 def lift(graph: Graph, registry: Registry) -> Graph:
@@ -22,6 +27,7 @@ def lift(graph: Graph, registry: Registry) -> Graph:
     _refuse_ties(graph, lifted)
     for body in graph.graphs():
         _replace(body, lifted)
+    _unmake_scalars(graph)
     return graph
 
 
@@ -199,9 +205,28 @@ def _replace(graph: Graph, lifted: dict[int, Lifted]) -> None:
                 first.class_names,
                 found.shares or found,
             )
+            for output in merged.outputs:
+                output.producer = merged
             kept.append(merged)
     graph.calls = kept
     _drop_unread(graph)
+
+
+def _unmake_scalars(graph: Graph) -> None:
+    """An unnamed tensor of one element that only arithmetic reads is a literal, no weight: the scale of an attention."""
+    operands = [value for call in graph.all_calls() for value in call.inputs if value is not None and value.leaf]
+    in_arithmetic = [
+        value
+        for call in graph.all_calls()
+        if call.lifted is None and call.op_type in _ARITHMETIC
+        for value in call.inputs
+        if value is not None and value.leaf
+    ]
+    for value in dict.fromkeys(in_arithmetic):
+        leaf = value.leaf
+        if leaf and math.prod(leaf.shape) == 1 and is_anonymous(leaf.initializer) and leaf.reader is None:
+            if operands.count(value) == in_arithmetic.count(value):
+                value.array, value.kind, value.leaf = leaf.load(), Kind.CONST, None
 
 
 def _drop_unread(graph: Graph) -> None:

@@ -15,8 +15,7 @@ from typing import Any
 import onnx_ir as ir
 
 from ._graph import Call, Graph, Leaf, Lifted
-
-Path = tuple[str, ...]
+from ._scopes import Path, align_scopes, move_scopes, sequences
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _CLASSES = "pkg.torch.onnx.class_hierarchy"
@@ -76,15 +75,19 @@ def identifier(text: str) -> str:
 
 
 def assign_paths(graph: Graph) -> None:
-    """Sets `path` on every lifted layer and every stored tensor of the graph."""
+    """Sets `path` on every lifted layer and every stored tensor of the graph, and brings the scopes of calls in line."""
+    align_scopes(graph, lambda name: split(name) if _is_dotted(name) else None)
     layers = _distinct_layers(graph)
     in_layers = {id(leaf) for lifted, _ in layers for leaf, _ in lifted.weights.values()}
     loose = [leaf for leaf in graph.leaves() if id(leaf) not in in_layers]
     readers = _first_readers(graph)
     wishes: list[tuple[Any, list[Path]]] = [(lifted, _layer_wishes(lifted, call)) for lifted, call in layers]
     wishes += [(leaf, _leaf_wishes(leaf, readers.get(id(leaf)))) for leaf in loose]
-    for item, path in _settle(wishes):
-        item.path = path
+    settled = _settle(wishes)
+    moved = sequences(path for _, path in settled)
+    move_scopes(graph, lambda scope: moved(sanitized(scope)))
+    for item, path in settled:
+        item.path = path = moved(path)
         if isinstance(item, Lifted):
             for field, (leaf, _) in item.weights.items():
                 leaf.path = (*path, field)
@@ -123,7 +126,7 @@ def _layer_wishes(lifted: Lifted, call: Call) -> list[Path]:
     if call.scope:
         wishes += [call.scope, (*call.scope, name)]
     names = [leaf.initializer for leaf, _ in lifted.weights.values()]
-    if not any(_ANONYMOUS.search(text) for text in names) and all(
+    if not any(is_anonymous(text) for text in names) and all(
         leaf.reader is None for leaf, _ in lifted.weights.values()
     ):
         # What the names of a layer's tensors have in common: `conv1` of `conv1_w_0` and `conv1_b_0`.
@@ -142,14 +145,19 @@ def _leaf_wishes(leaf: Leaf, reader: Call | None) -> list[Path]:
         return [split(leaf.initializer)]
     scope = reader.scope if reader is not None else ()
     name = reader.op.name.lower() if reader is not None else leaf.role.value
-    if not _ANONYMOUS.search(leaf.initializer) and not leaf.folded:
+    if not is_anonymous(leaf.initializer) and not leaf.folded:
         last = leaf.initializer.rsplit("/", 1)[-1]
         return [(*scope, last) if scope else _slash_scope(leaf.initializer.split("/")), (*scope, name)]
     return [(*scope, name)]
 
 
+def is_anonymous(name: str) -> bool:
+    """Whether an exporter made the name up: `val_12`, `onnx::MatMul_123`."""
+    return bool(_ANONYMOUS.search(name))
+
+
 def _is_dotted(name: str) -> bool:
-    return bool(_DOTTED.match(name)) and not _ANONYMOUS.search(name)
+    return bool(_DOTTED.match(name)) and not is_anonymous(name)
 
 
 def _settle(wishes: list[tuple[Any, list[Path]]]) -> list[tuple[Any, Path]]:

@@ -9,10 +9,11 @@ import collections
 import dataclasses
 from collections.abc import Iterable
 
-from ._fold import symbol_dims
 from ._graph import Call, Graph, Kind, Leaf, Lifted, Value
-from ._names import MAX_INDEX, Path, sanitized
-from ._symbolic import Dim, key
+from ._names import MAX_INDEX, Path
+from ._owners import owning_blocks
+from ._reads import data_reads, dim_reads, has_dim, reads
+from ._symbolic import Dim
 
 
 @dataclasses.dataclass(eq=False)
@@ -67,7 +68,7 @@ def nest(graph: Graph) -> Block:
     """The tree of blocks of a lifted graph whose paths are assigned."""
     root = _tree(graph)
     blocks = dict(_blocks(root))
-    owners = _owners(graph, blocks)
+    owners = owning_blocks(graph, {path for path, block in blocks.items() if not block.is_tuple})
     for call in graph.all_calls():
         for prefix, name in call.class_names.items():
             if prefix in blocks and blocks[prefix].class_name is None:
@@ -146,68 +147,6 @@ def _blocks(root: Block) -> Iterable[tuple[Path, Block]]:
         block = stack.pop()
         yield block.path, block
         stack.extend(child for child in block.children.values() if isinstance(child, Block))
-
-
-def _owners(graph: Graph, blocks: dict[Path, Block]) -> dict[int, Path]:
-    """The block in which each call belongs: where its weights are, else where the exporter's scope says."""
-    owners: dict[int, Path] = {}
-    unknown: list[Call] = []
-    for call in graph.calls:
-        if call.bodies and (paths := _paths_in_bodies(call)):
-            owners[id(call)] = _callable_prefix(common_prefix(paths), blocks)
-        elif call.lifted is not None:
-            owners[id(call)] = _callable_prefix(call.lifted.path[:-1], blocks)
-        elif call.scope:
-            owners[id(call)] = _callable_prefix(_sanitized_prefix(call.scope, blocks), blocks)
-        else:
-            leaf = next((value.leaf for value in call.inputs if value is not None and value.leaf is not None), None)
-            if leaf is not None:
-                owners[id(call)] = _callable_prefix(leaf.path[:-1], blocks)
-            else:
-                unknown.append(call)
-    _place_by_neighbours(graph, unknown, owners, blocks)
-    return owners
-
-
-def _paths_in_bodies(call: Call) -> list[Path]:
-    """The blocks of everything that the bodies of a call use: they are printed as functions that see one `self`."""
-    inner = [other for body in call.bodies.values() for other in body.all_calls()]
-    layers = [other.lifted.path[:-1] for other in inner if other.lifted is not None]
-    return [*layers, *(leaf.path[:-1] for body in call.bodies.values() for leaf in body.leaves())]
-
-
-def _sanitized_prefix(scope: Path, blocks: dict[Path, Block]) -> Path:
-    path = sanitized(scope)
-    while path and path not in blocks:
-        path = path[:-1]
-    return path
-
-
-def _callable_prefix(path: Path, blocks: dict[Path, Block]) -> Path:
-    while path and (path not in blocks or blocks[path].is_tuple):
-        path = path[:-1]
-    return path
-
-
-def _place_by_neighbours(graph: Graph, unknown: list[Call], owners: dict[int, Path], blocks: dict[Path, Block]) -> None:
-    users = graph.users()
-    for call in unknown:
-        near = [
-            owners[id(value.producer)]
-            for value in call.reads
-            if value.producer is not None and id(value.producer) in owners
-        ]
-        near += [owners[id(user)] for output in call.outputs for user in users.get(output, []) if id(user) in owners]
-        owners[id(call)] = _callable_prefix(common_prefix(near), blocks)
-
-
-def common_prefix(paths: list[Path]) -> Path:
-    """The longest common beginning; `()` for none."""
-    if not paths:
-        return ()
-    first, last = min(paths), max(paths)
-    size = next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), min(len(first), len(last)))
-    return first[:size]
 
 
 class _Nesting:
@@ -302,9 +241,10 @@ class _Nesting:
 
     def _interface(self, block: Block, calls: list[Call]) -> tuple[list[Value], list[Value]]:
         inside = {id(call) for call in calls}
+        outputs = self._outputs(calls, inside)
         inputs: dict[Value, None] = {}
         wanted: dict[Value, list[Dim]] = {}
-        for call in calls:
+        for call in self._depth_first(outputs, calls, inside):
             for value in data_reads(call):
                 foreign_leaf = value.leaf is not None and value.leaf.path[: len(block.path)] != block.path
                 foreign = (
@@ -321,18 +261,36 @@ class _Nesting:
         for value, dims in wanted.items():
             if value not in produced and any(not any(has_dim(known, dim) for known in inputs) for dim in dims):
                 inputs.setdefault(value)
-        outputs = self._outputs(calls, inside)
         return list(inputs), outputs
 
+    def _depth_first(self, outputs: list[Value], calls: list[Call], inside: set[int]) -> list[Call]:
+        """The calls as they are needed for the outputs, in operand order, so that equal blocks have equal arguments."""
+        order: dict[int, Call] = {}
+        seen: set[int] = set()
+        stack = [(self.producer[value], False) for value in reversed(outputs)]
+        while stack:
+            call, done = stack.pop()
+            if done:
+                order[id(call)] = call
+            elif id(call) not in seen:
+                seen.add(id(call))
+                stack.append((call, True))
+                sources = [self.producer.get(value) for value in reads(call)]
+                stack += [
+                    (source, False) for source in reversed(sources) if source is not None and id(source) in inside
+                ]
+        return [*order.values(), *(call for call in calls if id(call) not in order)]
+
     def _outputs(self, calls: list[Call], inside: set[int]) -> list[Value]:
-        """What others read: first data, then the shapes that no such value tells."""
+        """What others read: the last result, other data, then the shapes that no such value tells."""
 
         def is_read(value: Value) -> bool:
             readers = [user for user in self.readers[value] if id(user) not in inside]
             return value in self.graph_outputs or any(value in data_reads(user) for user in readers)
 
         produced = [output for call in calls for output in call.outputs]
-        outputs = [value for value in produced if is_read(value)]
+        *others, last = [value for value in produced if is_read(value)] or [None]
+        outputs = [value for value in (last, *others) if value is not None]
         for value in produced:
             dims = [
                 dim
@@ -344,42 +302,6 @@ class _Nesting:
             if value not in outputs and any(not any(has_dim(known, dim) for known in outputs) for dim in dims):
                 outputs.append(value)
         return outputs
-
-
-def data_reads(call: Call) -> list[Value]:
-    """The values whose data a call reads, stored tensors included."""
-    return call.reads
-
-
-def dim_reads(call: Call) -> list[Dim]:
-    """The dimensions a call reads through symbolic operands, and that none of its arrays has."""
-    arrays = [value for value in data_reads(call) if value.array is None or value.leaf is not None]
-    inner = {value for body in call.bodies.values() for value in body.made()}
-    return [
-        dim
-        for value in data_reads(call)
-        for dim in symbol_dims(value)
-        if dim.value not in inner and not any(has_dim(array, dim) for array in arrays)
-    ]
-
-
-def reads(call: Call) -> list[Value]:
-    """All values a call depends on, in operand order."""
-    return [*data_reads(call), *(dim.value for dim in dim_reads(call))]
-
-
-def has_dim(value: Value, dim: Dim) -> bool:
-    """Whether an axis of `value` is known to have the size `dim`."""
-    return axis_of(value, dim) is not None
-
-
-def axis_of(value: Value, dim: Dim) -> int | None:
-    """The axis of `value` that has the size `dim`."""
-    if value is dim.value:
-        return dim.axis
-    return next(
-        (axis for axis, own in enumerate(value.shape or ()) if isinstance(own, Dim) and key(own) == key(dim)), None
-    )
 
 
 def _strongly_connected(successors: dict) -> list:

@@ -13,6 +13,7 @@ import numpy as np
 from .._graph import Leaf, Lifted, Role
 from .._names import Path, identifier
 from .._nest import Block
+from ._arguments import agreed_names, generic_names
 from ._expressions import Imports, call, dotted, dtype, function, is_literal, literal, name
 from ._function import FunctionPrinter
 
@@ -70,8 +71,12 @@ class ClassPrinter:
         for field, child in block.children.items():
             annotation, constructor = self._field(field, child, holes)
             fields.append((field, annotation, constructor))
-        method = FunctionPrinter(block, self.imports, self.main_dtype).print() if block.items is not None else None
-        return PrintedBlock(block, fields, method, holes)
+        return PrintedBlock(block, fields, self._method(block, generic_names(block)), holes)
+
+    def _method(self, block: Block, arguments: list[str]) -> ast.FunctionDef | None:
+        if block.items is None:
+            return None
+        return FunctionPrinter(block, self.imports, self.main_dtype, arguments=arguments).print()
 
     def _field(
         self, field: str, child: Block | Lifted | Leaf, holes: list[tuple[str, Any]]
@@ -169,6 +174,8 @@ class ClassPrinter:
                 for printed, value in zip(group, column, strict=True):
                     printed.arguments[argument_of[values]] = value
             fill[i] = name(argument_of[values])
+        blocks = [printed.block for printed in group]
+        group[0].method = self._method(blocks[0], agreed_names(blocks))
         for printed in group:
             printed.class_name = class_name
         return self._class_definition(class_name, group[0], list(argument_of.values()), fill)
@@ -193,6 +200,8 @@ class ClassPrinter:
 
     def _class_name(self, block: Block) -> str:
         hint = block.class_name or next((part for part in reversed(block.path) if not part.isdecimal()), "Block")
+        if block.class_name is None and block.path[-1].isdecimal():
+            hint = re.sub(r"(?<=[^s])s$", "", hint)  # a member of `layers` is a layer
         words = [word for word in re.split(r"[_\W]+", hint) if word]
         text = "".join(word[0].upper() + word[1:] for word in words) if block.class_name is None else identifier(hint)
         stem = identifier(re.sub(r"\d+$", "", text) if block.class_name is None else text).strip("_") or "Block"

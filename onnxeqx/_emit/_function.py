@@ -11,8 +11,10 @@ from .._fold import symbol_dims
 from .._graph import Call, Graph, Kind, Leaf, Lifted, Role, Value
 from .._lower import is_floating
 from .._names import Path, identifier
-from .._nest import Block, BlockCall, axis_of
+from .._nest import Block, BlockCall
+from .._reads import axis_of
 from .._symbolic import Dim, Symbol
+from ._arguments import GENERIC, generic_names
 from ._expressions import (
     Imports,
     call as call_of,
@@ -31,7 +33,6 @@ from ._statements import Item, Statement, open_dims, operands, plan
 
 # Literals above this are infinite in bfloat16.
 _FINITE_BF16 = 3.3895e38
-_GENERIC = ("x", "y", "z", "u", "v", "w")
 
 
 class FunctionPrinter:
@@ -44,12 +45,19 @@ class FunctionPrinter:
     - `main_dtype`: the floating dtype in which most parameters are stored. Where the model is cast to another one, values of
       this dtype follow.
     - `around`: for the body of a control-flow call, the printer of the function around it, whose names it sees.
+    - `arguments`: what the inputs of the block are called; generic names by default.
     """
 
     def __init__(
-        self, block: Block, imports: Imports, main_dtype: np.dtype, around: "FunctionPrinter | None" = None
+        self,
+        block: Block,
+        imports: Imports,
+        main_dtype: np.dtype,
+        around: "FunctionPrinter | None" = None,
+        arguments: list[str] | None = None,
     ) -> None:
         self.block, self.imports, self.main_dtype, self.around = block, imports, main_dtype, around
+        self._arguments = arguments or generic_names(block)
         self.names: dict[Value, str] = dict(around.names) if around is not None else {}
         self.uses_dtype = False
         self._draws = itertools.count() if around is None else around._draws
@@ -157,16 +165,7 @@ class FunctionPrinter:
         raise AssertionError(f"no value at hand has the dimension {dim!r}")
 
     def _name_inputs(self) -> list[str]:
-        generic = iter(_GENERIC)
-        for value in self.block.inputs:
-            if value.leaf is not None:
-                hint = value.leaf.path[-1]
-            elif value.producer is None or not self.block.path:
-                hint = value.name
-            elif value.dtype == np.bool_:
-                hint = "mask"
-            else:
-                hint = next(generic, "x") if is_floating(value.dtype) else "index"
+        for value, hint in zip(self.block.inputs, self._arguments, strict=True):
             self.names[value] = self._fresh(hint, set(self.names.values()) | self._outer_names())
         return [self.names[value] for value in self.block.inputs]
 
@@ -177,7 +176,9 @@ class FunctionPrinter:
     def _fresh(self, hint: str, taken: set[str]) -> str:
         stem = identifier(hint).strip("_") or "x"
         stem = f"_{stem}" if stem[0].isdigit() else stem
-        reserved = {"self", "key", "dtype", "jax", "jnp", "np", "eqx", "math", "nn", *self.imports.names}
+        reserved = {"self", "dtype", "jax", "jnp", "np", "eqx", "math", "nn", *self.imports.names}
+        if self.around is not None or self.block.draws:
+            reserved.add("key")
         if stem in reserved or hasattr(builtins, stem) or identifier(stem) != stem:
             stem += "_"
         candidate, counter = stem, 1
@@ -198,7 +199,7 @@ class FunctionPrinter:
                 and first.kind is Kind.DEVICE
                 and self.names[first] not in siblings | self._outer_names()
             )
-            if hands_on and first.dtype == value.dtype and self.names[first] in _GENERIC:
+            if hands_on and first.dtype == value.dtype and self.names[first] in GENERIC:
                 return self.names[first]
         taken = (
             siblings
@@ -207,7 +208,7 @@ class FunctionPrinter:
         )
         hint = self._hint(statement.item)
         if hint is None:
-            return next((text for text in _GENERIC if text not in taken), None) or self._fresh("x", taken)
+            return next((text for text in GENERIC if text not in taken), None) or self._fresh("x", taken)
         return self._fresh(hint, taken)
 
     def _hint(self, item: Item) -> str | None:

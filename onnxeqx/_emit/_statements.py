@@ -4,7 +4,8 @@ import dataclasses
 
 from .._fold import symbol_dims
 from .._graph import Call, Value
-from .._nest import Block, BlockCall, data_reads, dim_reads, has_dim
+from .._nest import Block, BlockCall
+from .._reads import data_reads, dim_reads, has_dim
 from .._symbolic import Dim
 
 Item = Call | BlockCall
@@ -129,7 +130,16 @@ def _depth_first(block: Block, producer: dict[Value, Item]) -> list[Item]:
         elif id(item) not in seen:
             seen.add(id(item))
             stack.append((item, True))
-            needed = (*operands(item), *(dim.value for dim in open_dims(item)))
-            sources = [producer[value] for value in needed if value in producer]
+            sources = [producer[value] for value in operands(item) if value in producer]
+            sources += [source for dim in open_dims(item) if (source := _source_of(dim, block, producer)) is not None]
             stack.extend((source, False) for source in reversed(sources) if id(source) not in seen)
     return order
+
+
+def _source_of(dim: Dim, block: Block, producer: dict[Value, Item]) -> Item | None:
+    """The item after which a dimension can be read from a shape; `None` if an argument has it."""
+    if dim.value in producer:
+        return producer[dim.value]
+    if any(has_dim(value, dim) for value in block.inputs):
+        return None
+    return next((item for item in block.items or () if any(has_dim(value, dim) for value in item.outputs)), None)

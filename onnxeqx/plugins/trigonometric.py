@@ -6,7 +6,7 @@ from .._registry import op
 from .hookspecs import hookimpl
 
 
-@op("Sin", since=7, prints="jnp.sin")
+@op("Sin", since=7, prints="jnp.sin", result="sin")
 def sin(x):
     """The sine. Any shape, float -> the same.
 
@@ -15,7 +15,7 @@ def sin(x):
     return jnp.sin(x)
 
 
-@op("Cos", since=7, prints="jnp.cos")
+@op("Cos", since=7, prints="jnp.cos", result="cos")
 def cos(x):
     """The cosine. Any shape, float -> the same.
 

@@ -1,0 +1,73 @@
+"""What the arguments of a printed `__call__` are called."""
+
+import re
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from .._graph import Value
+from .._lower import is_floating
+from .._nest import Block
+
+# Names of activations, where nothing better is known.
+GENERIC = ("x", "y", "z", "u", "v", "w")
+# Operators whose result is named after what they are given.
+_VIEWS = ("Unsqueeze", "Squeeze", "Reshape", "Transpose", "Expand", "Cast", "Flatten")
+
+
+def generic_names(block: Block) -> list[str]:
+    """Names that tell nothing of where the values come from: those of blocks that do the same are equal."""
+    letters = iter(GENERIC)
+    return [_generic(value, letters) for value in block.inputs]
+
+
+def agreed_names(blocks: Iterable[Block]) -> list[str]:
+    """Names that fit all blocks of one class, and the generic one where they differ."""
+    columns = zip(*(_names(block) for block in blocks), strict=True)
+    names = [column[0] if len(set(column)) == 1 else None for column in columns]
+    block = next(iter(blocks))
+    letters = iter(letter for letter in GENERIC if letter not in names)
+    first = next((i for i, value in enumerate(block.inputs) if _is_activation(value)), None)
+    return [
+        name if name is not None and i != first else _generic(value, letters)
+        for i, (name, value) in enumerate(zip(names, block.inputs, strict=True))
+    ]
+
+
+def _generic(value: Value, letters: Iterator[str]) -> str:
+    if value.dtype == np.bool_:
+        return "mask"
+    if value.leaf is None and not is_floating(value.dtype):
+        return "index"
+    return next(letters, "x")
+
+
+def _is_activation(value: Value) -> bool:
+    return value.leaf is None and value.producer is not None and is_floating(value.dtype)
+
+
+def _names(block: Block) -> list[str | None]:
+    """What is known of where the arguments come from: `past_key` for `past_key_3`, if no other is called so."""
+    full = [_name(value) for value in block.inputs]
+    if not any(part.isdecimal() for part in block.path):
+        return full
+    short = [name and _without_numbers(name) for name in full]
+    return [one if short.count(one) == 1 else name for name, one in zip(full, short, strict=True)]
+
+
+def _name(value: Value) -> str | None:
+    if value.leaf is not None:
+        return value.leaf.path[-1]
+    call = value.producer
+    if call is None:
+        return value.name
+    if call.lifted is not None:
+        return next((part for part in reversed(call.lifted.path) if not part.isdecimal()), None)
+    if call.op.result is not None:
+        return call.op.result
+    source = call.inputs[0] if call.op_type in _VIEWS else None
+    return None if source is None or source.array is not None else _name(source)
+
+
+def _without_numbers(name: str) -> str:
+    return re.sub(r"[\W_]*\d+(?=\W|_|$)", "", name) or name
