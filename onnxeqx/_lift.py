@@ -9,6 +9,7 @@ from ._fold import symbol_dims
 from ._graph import Call, Graph, Kind, Leaf, Lifted, Role, Value
 from ._names import is_anonymous
 from ._registry import Registry
+from ._structure import nest_concatenations
 
 # Operators on two numbers, whose operands are weights only where the exporter gave them a name.
 _ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Pow")
@@ -28,6 +29,7 @@ def lift(graph: Graph, registry: Registry) -> Graph:
     for body in graph.graphs():
         _replace(body, lifted)
     _unmake_scalars(graph)
+    nest_concatenations(graph)
     return graph
 
 
@@ -224,9 +226,15 @@ def _unmake_scalars(graph: Graph) -> None:
     ]
     for value in dict.fromkeys(in_arithmetic):
         leaf = value.leaf
-        if leaf and math.prod(leaf.shape) == 1 and is_anonymous(leaf.initializer) and leaf.reader is None:
-            if operands.count(value) == in_arithmetic.count(value):
-                value.array, value.kind, value.leaf = leaf.load(), Kind.CONST, None
+        only_there = operands.count(value) == in_arithmetic.count(value)
+        if (
+            leaf
+            and only_there
+            and math.prod(leaf.shape) == 1
+            and is_anonymous(leaf.initializer)
+            and leaf.reader is None
+        ):
+            value.array, value.kind, value.leaf = leaf.load(), Kind.CONST, None
 
 
 def _drop_unread(graph: Graph) -> None:

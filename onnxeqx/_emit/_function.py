@@ -80,7 +80,6 @@ class FunctionPrinter:
         """Arguments and statements."""
         statements = self._plan.statements
         self._last_use = self._liveness(statements)
-        self._readers = self._count_readers(statements)
         arguments = self._name_inputs()
         body: list[ast.stmt] = []
         for position, statement in enumerate(statements):
@@ -122,15 +121,6 @@ class FunctionPrinter:
             for dim in symbol_dims(value):
                 last[self._holder(dim, statements)] = len(statements)
         return last
-
-    def _count_readers(self, statements: list[Statement]) -> dict[Value, int]:
-        readers: dict[Value, int] = {}
-        for statement in statements:
-            for value in dict.fromkeys(self._variables(statement)):
-                readers[value] = readers.get(value, 0) + 1
-        for value in self.block.outputs:
-            readers[value] = readers.get(value, 0) + 1
-        return readers
 
     def _variables(self, statement: Statement) -> list[Value]:
         """The named values that a statement reads, in order."""
@@ -189,18 +179,18 @@ class FunctionPrinter:
 
     def _name_result(self, value: Value, statement: Statement, position: int, siblings: set[str]) -> str:
         """A dying operand that only this line reads hands its name on; otherwise the result is named after what made it."""
-        operands = self._variables(statement)
-        if operands and value.kind is Kind.DEVICE:
-            first = operands[0]
-            hands_on = (
-                self._last_use[first] == position
-                and self._readers[first] == 1
-                and first.leaf is None
-                and first.kind is Kind.DEVICE
-                and self.names[first] not in siblings | self._outer_names()
-            )
-            if hands_on and first.dtype == value.dtype and self.names[first] in GENERIC:
-                return self.names[first]
+        dying = [
+            self.names[operand]
+            for operand in self._variables(statement)
+            if self._last_use[operand] == position
+            and operand.leaf is None
+            and operand.kind is Kind.DEVICE
+            and operand.dtype == value.dtype
+            and self.names[operand] not in siblings | self._outer_names()
+        ]
+        handed_on = [name for name in GENERIC if name in dying] if value.kind is Kind.DEVICE else []
+        if handed_on:
+            return handed_on[0]
         taken = (
             siblings
             | self._outer_names()

@@ -1,30 +1,22 @@
-"""Printing loops: equal consecutive lines over the members of a tuple become a `for` statement."""
+"""Printing loops: lines that repeat over the members of a tuple become a `for` statement."""
 
 import ast
 import copy
 import dataclasses
+from typing import TypeGuard
 
 from ._expressions import literal, name as name_of
 
+# How many lines the body of a loop may have.
+_MAX_LINES = 6
 
-@dataclasses.dataclass(frozen=True, eq=False)
-class _IndexedCall:
-    """`x = self.a[i](…x…)`, or `x = over_batch(self.a[i], x, …)`.
 
-    **Fields:** the whole `statement`; in it `target` (`x`), `call` (all after `=`), `member` (`self.a[i]`) and `index`.
-    """
+@dataclasses.dataclass(frozen=True)
+class _Member:
+    """`self.a[i]`, as it stands in the text: the text of `self.a`, and `i`."""
 
-    statement: ast.Assign
-    target: ast.Name
-    call: ast.Call
-    member: ast.Subscript
+    sequence: str
     index: int
-
-    def text_without_index(self) -> str:
-        """What calls of one loop have in common."""
-        twin = copy.deepcopy(self)
-        twin.member.slice = ast.Constant("*")
-        return ast.unparse(ast.fix_missing_locations(twin.statement))
 
 
 def fold_loops(body: list[ast.stmt], sizes: dict[str, int]) -> list[ast.stmt]:
@@ -35,60 +27,90 @@ def fold_loops(body: list[ast.stmt], sizes: dict[str, int]) -> list[ast.stmt]:
     folded: list[ast.stmt] = []
     position = 0
     while position < len(body):
-        run = _run_length(body, position)
-        first = _indexed_call(body[position])
-        if run >= 2 and first is not None:
-            folded.append(_loop(first, run, sizes))
+        for lines in range(1, _MAX_LINES + 1):
+            member, run = _longest_run(body[position:], lines)
+            if member is not None:
+                folded.append(_loop(body[position : position + lines], member, run, sizes))
+                position += lines * run
+                break
         else:
             folded.append(body[position])
-            run = 1
-        position += run
+            position += 1
     return folded
 
 
-def _indexed_call(statement: ast.stmt) -> _IndexedCall | None:
-    """The statement as a call of a member of a tuple, if it is one."""
-    if not isinstance(statement, ast.Assign) or not isinstance(statement.value, ast.Call):
-        return None
-    target, member = statement.targets[0], _layer_slot(statement.value)
-    if not isinstance(target, ast.Name) or not isinstance(member, ast.Subscript):
-        return None
-    if not isinstance(member.slice, ast.Constant) or not isinstance(member.slice.value, int):
-        return None
-    return _IndexedCall(statement, target, statement.value, member, member.slice.value)
+def _longest_run(body: list[ast.stmt], lines: int) -> tuple[_Member | None, int]:
+    """The member whose index counts up where the first lines repeat, and how often they stand there."""
+    first = body[:lines]
+    runs = [(member, _run_length(body, first, member)) for member in _members(first)]
+    return max(((member, run) for member, run in runs if run > 1), key=lambda found: found[1], default=(None, 1))
 
 
-def _layer_slot(expression: ast.Call) -> ast.expr:
-    if isinstance(expression.func, ast.Attribute) and expression.func.attr == "over_batch":
-        return expression.args[0]
-    return expression.func
-
-
-def _run_length(body: list[ast.stmt], start: int) -> int:
-    first = _indexed_call(body[start])
-    if first is None:
-        return 1
-    text = first.text_without_index()
+def _run_length(body: list[ast.stmt], first: list[ast.stmt], member: _Member) -> int:
+    text = _text(first, member)
     run = 1
-    while start + run < len(body):
-        following = _indexed_call(body[start + run])
-        if following is None or following.index != first.index + run or following.text_without_index() != text:
-            break
+    while True:
+        following = body[run * len(first) : (run + 1) * len(first)]
+        if _text(following, dataclasses.replace(member, index=member.index + run)) != text:
+            return run
         run += 1
-    reads = [node.id for node in ast.walk(first.call) if isinstance(node, ast.Name)]
-    return run if first.target.id in reads else 1
 
 
-def _loop(first: _IndexedCall, run: int, sizes: dict[str, int]) -> ast.For:
-    used = {node.id for node in ast.walk(first.statement) if isinstance(node, ast.Name)}
+def _members(statements: list[ast.stmt]) -> list[_Member]:
+    if not all(isinstance(statement, ast.Assign) for statement in statements):
+        return []
+    subscripts = [node for statement in statements for node in ast.walk(statement) if _is_member(node)]
+    # `for layer in self.features[1:3]: x = layer[0](x)` says less than the lines themselves.
+    outer = {id(node.value) for node in subscripts}
+    return list(dict.fromkeys(_member(node) for node in subscripts if id(node) not in outer))
+
+
+def _member(node: ast.Subscript) -> _Member:
+    assert isinstance(node.slice, ast.Constant)
+    return _Member(ast.unparse(node.value), node.slice.value)
+
+
+def _is_member(node: ast.AST) -> TypeGuard[ast.Subscript]:
+    if (
+        not isinstance(node, ast.Subscript)
+        or not isinstance(node.slice, ast.Constant)
+        or type(node.slice.value) is not int
+    ):
+        return False
+    root = node.value
+    while isinstance(root, ast.Attribute | ast.Subscript):
+        root = root.value
+    return isinstance(root, ast.Name) and root.id == "self" and root is not node.value
+
+
+class _Replace(ast.NodeTransformer):
+    """Puts a variable where a member of a tuple is."""
+
+    def __init__(self, member: _Member, variable: str) -> None:
+        self.member, self.variable = member, variable
+
+    def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
+        if _is_member(node) and _member(node) == self.member:
+            return name_of(self.variable)
+        self.generic_visit(node)
+        return node
+
+
+def _replaced(statements: list[ast.stmt], member: _Member, variable: str) -> list[ast.stmt]:
+    return [_Replace(member, variable).visit(copy.deepcopy(statement)) for statement in statements]
+
+
+def _text(statements: list[ast.stmt], member: _Member) -> str:
+    return "\n".join(ast.dump(statement) for statement in _replaced(statements, member, "*"))
+
+
+def _loop(first: list[ast.stmt], member: _Member, run: int, sizes: dict[str, int]) -> ast.For:
+    used = {node.id for statement in first for node in ast.walk(statement) if isinstance(node, ast.Name)}
     variable = next(text for text in ("layer", "block", "member", "item_") if text not in used)
-    if first.member is first.call.func:
-        first.call.func = name_of(variable)
-    else:
-        first.call.args[0] = name_of(variable)
-    sequence, start = first.member.value, first.index
-    if start or run < sizes.get(ast.unparse(sequence), run + 1):
-        sequence = ast.Subscript(
-            sequence, ast.Slice(literal(start) if start else None, literal(start + run)), ast.Load()
-        )
-    return ast.For(ast.Name(variable, ast.Store()), sequence, [first.statement], [], None, lineno=0)
+    sequence = ast.parse(member.sequence, mode="eval").body
+    if member.index or run < sizes.get(member.sequence, run + 1):
+        start, stop = literal(member.index) if member.index else None, literal(member.index + run)
+        if member.index + run == sizes.get(member.sequence):
+            stop = None
+        sequence = ast.Subscript(sequence, ast.Slice(start, stop), ast.Load())
+    return ast.For(ast.Name(variable, ast.Store()), sequence, _replaced(first, member, variable), [], None, lineno=0)

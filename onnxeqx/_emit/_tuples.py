@@ -1,0 +1,101 @@
+"""Printing tuples of blocks: members that are constructed alike become a generator expression."""
+
+import ast
+import copy
+from collections.abc import Collection
+from typing import Any
+
+from .._names import identifier
+from ._expressions import call, literal, name
+
+# The literals in a constructor that may become arguments: what each is called, and its value.
+Holes = list[tuple[str, Any]]
+# A constructor, and the holes in it.
+Member = tuple[ast.expr, Holes]
+
+# Marks a hole, by its number.
+_HOLE = "onnxeqx_hole"
+# So many equal members in a row are written once.
+_SHORTEST_RUN = 3
+
+
+def hole(hint: str, value: Any, holes: Holes) -> ast.expr:
+    """A literal that may become an argument."""
+    holes.append((hint, value))
+    return call(name(_HOLE), literal(len(holes) - 1))
+
+
+class Fill(ast.NodeTransformer):
+    """Puts expressions where the holes are."""
+
+    def __init__(self, expressions: dict[int, ast.expr]) -> None:
+        self.expressions = expressions
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        if isinstance(node.func, ast.Name) and node.func.id == _HOLE:
+            return copy.deepcopy(self.expressions[ast.literal_eval(node.args[0])])
+        self.generic_visit(node)
+        return node
+
+
+def tuple_of(field: str, members: list[Member], holes: Holes) -> ast.expr:
+    """`tuple(Layer() for _ in range(12))`, or `(None, *(Layer(channels) for channels in (64, 96, 128)), Head())`."""
+    parts: list[ast.expr] = []
+    position = 0
+    while position < len(members):
+        run = _run_length(members[position:])
+        if run == len(members) and run > 1:
+            return call(name("tuple"), _generator(field, members, holes))
+        if run >= _SHORTEST_RUN:
+            parts.append(ast.Starred(_generator(field, members[position : position + run], holes), ast.Load()))
+        else:
+            run = 1
+            constructor, inner = members[position]
+            parts.append(Fill({i: hole(*found, holes) for i, found in enumerate(inner)}).visit(constructor))
+        position += run
+    return ast.Tuple(parts, ast.Load())
+
+
+def _run_length(members: list[Member]) -> int:
+    first = ast.dump(members[0][0])
+    if isinstance(members[0][0], ast.Constant):
+        return 1
+    return next((i for i, (constructor, _) in enumerate(members) if ast.dump(constructor) != first), len(members))
+
+
+def _generator(field: str, members: list[Member], holes: Holes) -> ast.GeneratorExp:
+    constructor, inner = members[0]
+    rows = [tuple(value for _, value in found) for _, found in members]
+    varying = [i for i, column in enumerate(zip(*rows, strict=True)) if len({repr(value) for value in column}) > 1]
+    names = unique_names([inner[i][0] for i in varying])
+    fill: dict[int, ast.expr] = {i: name(text) for i, text in zip(varying, names, strict=True)}
+    fill |= {i: hole(*inner[i], holes) for i in range(len(inner)) if i not in fill}
+    element = Fill(fill).visit(constructor)
+    if not varying:
+        return _comprehension(element, ["_"], call(name("range"), hole("depth", len(members), holes)))
+    table = tuple(tuple(row[i] for i in varying) if len(varying) > 1 else row[varying[0]] for row in rows)
+    hint = "sizes" if field.isdecimal() else f"{'_and_'.join(names)}_of_{identifier(field)}"
+    return _comprehension(element, names, hole(hint, table, holes))
+
+
+def _comprehension(element: ast.expr, names: list[str], iterator: ast.expr) -> ast.GeneratorExp:
+    targets: list[ast.expr] = [ast.Name(text, ast.Store()) for text in names]
+    target = targets[0] if len(targets) == 1 else ast.Tuple(targets, ast.Store())
+    return ast.GeneratorExp(element, [ast.comprehension(target, iterator, [], 0)])
+
+
+def unique_names(
+    hints: list[str], taken: set[str] | None = None, *, remember: bool = False, reserved: Collection[str] = ()
+) -> list[str]:
+    used = set(taken or ()) | set(reserved)
+    found = []
+    for hint in hints:
+        candidate, counter = hint, 1
+        while candidate in used:
+            counter += 1
+            candidate = f"{hint}_{counter}" if hint[-1].isdigit() or hint.islower() else f"{hint}{counter}"
+        used.add(candidate)
+        found.append(candidate)
+    if remember and taken is not None:
+        taken.update(found)
+    return found
