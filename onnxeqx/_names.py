@@ -15,6 +15,7 @@ from typing import Any
 import onnx_ir as ir
 
 from ._graph import Call, Graph, Leaf, Lifted
+from ._repetition import name_repetitions
 from ._scopes import Path, align_scopes, move_scopes, sequences
 
 _SCOPES = "pkg.torch.onnx.name_scopes"
@@ -77,12 +78,15 @@ def identifier(text: str) -> str:
 def assign_paths(graph: Graph) -> None:
     """Sets `path` on every lifted layer and every stored tensor of the graph, and brings the scopes of calls in line."""
     align_scopes(graph, lambda name: split(name) if _is_dotted(name) else None)
+    has_names = _has_names(graph)
+    if not has_names:
+        name_repetitions(graph)
     layers = _distinct_layers(graph)
     in_layers = {id(leaf) for lifted, _ in layers for leaf, _ in lifted.weights.values()}
     loose = [leaf for leaf in graph.leaves() if id(leaf) not in in_layers]
     readers = _first_readers(graph)
     wishes: list[tuple[Any, list[Path]]] = [(lifted, _layer_wishes(lifted, call)) for lifted, call in layers]
-    wishes += [(leaf, _leaf_wishes(leaf, readers.get(id(leaf)))) for leaf in loose]
+    wishes += [(leaf, _leaf_wishes(leaf, readers.get(id(leaf)), has_names)) for leaf in loose]
     settled = _settle(wishes)
     moved = sequences(path for _, path in settled)
     move_scopes(graph, lambda scope: moved(sanitized(scope)))
@@ -91,6 +95,13 @@ def assign_paths(graph: Graph) -> None:
         if isinstance(item, Lifted):
             for field, (leaf, _) in item.weights.items():
                 leaf.path = (*path, field)
+
+
+def _has_names(graph: Graph) -> bool:
+    """Whether the exporter wrote down where things belong, in the names of tensors or the scopes of nodes."""
+    return any(len(call.scope) > 1 for call in graph.calls) or any(
+        _is_dotted(leaf.initializer) for leaf in graph.leaves()
+    )
 
 
 def _distinct_layers(graph: Graph) -> list[tuple[Lifted, Call]]:
@@ -140,11 +151,14 @@ def _common_prefix(texts: list[str]) -> str:
     return first[: next((i for i, (a, b) in enumerate(zip(first, last, strict=False)) if a != b), len(first))]
 
 
-def _leaf_wishes(leaf: Leaf, reader: Call | None) -> list[Path]:
+def _leaf_wishes(leaf: Leaf, reader: Call | None, has_names: bool) -> list[Path]:
     if _is_dotted(leaf.initializer):
         return [split(leaf.initializer)]
-    scope = reader.scope if reader is not None else ()
     name = reader.op.name.lower() if reader is not None else leaf.role.value
+    if not has_names:
+        block = max(reader.class_names, key=len, default=()) if reader is not None else ()
+        return [(*block, name)]
+    scope = reader.scope if reader is not None else ()
     if not is_anonymous(leaf.initializer) and not leaf.folded:
         last = leaf.initializer.rsplit("/", 1)[-1]
         return [(*scope, last) if scope else _slash_scope(leaf.initializer.split("/")), (*scope, name)]
