@@ -1,7 +1,7 @@
 """What the arguments of a printed `__call__` are called."""
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
@@ -21,17 +21,16 @@ def generic_names(block: Block) -> list[str]:
     return [_generic(value, letters) for value in block.inputs]
 
 
-def agreed_names(blocks: Iterable[Block]) -> list[str]:
-    """Names that fit all blocks of one class, and the generic one where they differ."""
-    columns = zip(*(_names(block) for block in blocks), strict=True)
+def agreed_names(blocks: Sequence[Block]) -> list[str]:
+    """Names that fit all blocks of one class, and the generic one where they differ. The first activation is `x`."""
+    columns = list(zip(*(_names(block) for block in blocks), strict=True))
     names = [column[0] if len(set(column)) == 1 else None for column in columns]
-    block = next(iter(blocks))
+    values = list(zip(*(block.inputs for block in blocks), strict=True))
+    activations = [position for position, column in enumerate(values) if _is_activation(column[0])]
+    if activations and not all(value.producer is None for value in values[activations[0]]):
+        names[activations[0]] = None
     letters = iter(letter for letter in GENERIC if letter not in names)
-    first = next((i for i, value in enumerate(block.inputs) if _is_activation(value)), None)
-    return [
-        name if name is not None and i != first else _generic(value, letters)
-        for i, (name, value) in enumerate(zip(names, block.inputs, strict=True))
-    ]
+    return [name or _generic(column[0], letters) for name, column in zip(names, values, strict=True)]
 
 
 def _generic(value: Value, letters: Iterator[str]) -> str:
@@ -43,7 +42,7 @@ def _generic(value: Value, letters: Iterator[str]) -> str:
 
 
 def _is_activation(value: Value) -> bool:
-    return value.leaf is None and value.producer is not None and is_floating(value.dtype)
+    return value.leaf is None and is_floating(value.dtype)
 
 
 def _names(block: Block) -> list[str | None]:
