@@ -188,8 +188,8 @@ def test_lines_come_after_the_block_whose_result_tells_a_size(tmp_path):
     normed = network.linear(embedded, "embed.norm")
     one = network.node("Constant", scope="", value_float=1.0)
     ones = network.node("Expand", one, network.node("Shape", embedded, scope=""), scope="")
-    model = network.model(network.node("Add", ones, network.linear(normed, "body.fc"), scope=""), inputs=("x", "y"))
-    check(model, tmp_path, "x", "y")
+    scaled = network.node("Mul", network.linear(normed, "body.fc"), ones, scope="")
+    check(network.model(network.node("Add", ones, scaled, scope=""), inputs=("x", "y")), tmp_path, "x", "y")
 
 
 # Loops.
