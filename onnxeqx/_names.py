@@ -99,9 +99,8 @@ def assign_paths(graph: Graph) -> None:
 
 def _has_names(graph: Graph) -> bool:
     """Whether the exporter wrote down where things belong, in the names of tensors or the scopes of nodes."""
-    return any(len(call.scope) > 1 for call in graph.calls) or any(
-        _is_dotted(leaf.initializer) for leaf in graph.leaves()
-    )
+    scoped = any(len(call.scope) > 1 for call in graph.calls)
+    return scoped or any(_is_dotted(leaf.initializer) for leaf in graph.leaves())
 
 
 def _distinct_layers(graph: Graph) -> list[tuple[Lifted, Call]]:

@@ -9,7 +9,8 @@ import collections
 import dataclasses
 import re
 
-from ._graph import Call, Graph
+from ._graph import Call, Graph, Value
+from ._symbolic import key
 
 # Smaller regions are lines, not blocks.
 _SMALLEST_BLOCK = 5
@@ -188,7 +189,11 @@ def _all_alike(calls: list[Call | None]) -> list[Call]:
 def _changes_size(call: Call) -> bool:
     """Whether it is a pooling or the like: those stand between blocks."""
     first = next((value for value in call.reads if value.leaf is None), None)
-    return call.lifted is None and (first is None or first.shape is None or first.shape != call.outputs[0].shape)
+    return call.lifted is None and (first is None or _sizes(first) is None or _sizes(first) != _sizes(call.outputs[0]))
+
+
+def _sizes(value: Value) -> list[object] | None:
+    return None if value.shape is None else [key(dim) for dim in value.shape]
 
 
 def _block_names(stages: list[list[_Region]]) -> dict[Call, tuple[str, ...]]:
