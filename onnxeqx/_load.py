@@ -14,6 +14,7 @@ import onnx_ir as ir
 from ._convert import Printed, Provenance, convert as run_pipeline
 from ._errors import ReadError
 from ._module import import_source
+from ._names import NAMING_VERSION
 from ._origin import Origin, origin_of, set_origin
 from ._outputs import cut, value_names
 from ._read import InputShapes, read, read_proto
@@ -159,7 +160,9 @@ def _write_folder(folder: pathlib.Path, model: Any, origin: Origin) -> None:
     (folder / GRAPH).write_bytes(origin.graph)
     # One entry: safetensors writes several in random order, and equal files must be equal bytes.
     provenance = {path: dataclasses.asdict(entry) for path, entry in origin.provenance.items()}
-    save_weights(model, folder / WEIGHTS, metadata={"onnxeqx": dump_json({"provenance": provenance})})
+    save_weights(
+        model, folder / WEIGHTS, metadata={"onnxeqx": dump_json({"naming": NAMING_VERSION, "provenance": provenance})}
+    )
 
 
 def _load_folder(folder: pathlib.Path) -> Any:

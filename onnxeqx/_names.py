@@ -18,6 +18,9 @@ from ._graph import Call, Graph, Leaf, Lifted
 from ._repetition import name_repetitions
 from ._scopes import Path, align_scopes, move_scopes, sequences
 
+# Goes up when a release gives any model other key paths: see docs/stability.md.
+NAMING_VERSION = 1
+
 _SCOPES = "pkg.torch.onnx.name_scopes"
 _CLASSES = "pkg.torch.onnx.class_hierarchy"
 _ANONYMOUS = re.compile(r"^(val|const|constant|node|tensor|v|t|p|x)?_?\d+$|::", re.IGNORECASE)

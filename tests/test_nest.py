@@ -115,7 +115,8 @@ def test_a_run_of_named_blocks_prints_as_a_loop(tmp_path):
     model = network.model(x)
     check(model, tmp_path)
     source = source_of(model)
-    assert "for layer in self.layer:" in source and source.count("\nclass ") == 3
+    assert "for layer in self.layer:" in source
+    assert source.count("\nclass ") == 3
     assert "body.layer.5.fc.weight" in convert(read_proto(model), "network").leaves
 
 
@@ -137,7 +138,8 @@ def test_what_blocks_share_is_computed_where_they_meet(tmp_path):
     check(model, tmp_path, "x", "y")
     source = source_of(model)
     assert source.count("\nclass ") == 2
-    assert source.count("jnp.cos") == 1 and source.index("jnp.cos") > source.index("class Model")
+    assert source.count("jnp.cos") == 1
+    assert source.index("jnp.cos") > source.index("class Model")
 
 
 def test_an_argument_is_called_after_what_made_it():

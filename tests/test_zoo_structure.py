@@ -1,0 +1,110 @@
+"""Real models compute the same however they are printed: nested or flat, lifted or call by call, forward and backward.
+
+Slow; run with `pytest -m zoo`. Needs `../shared/zoo`. In float64, so that what differs is a mistake and not rounding.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import onnx
+import pytest
+
+import onnxeqx
+from onnxeqx._convert import convert, unlifted
+from onnxeqx._interpret import interpret
+from onnxeqx._load import build
+from onnxeqx._read import read_proto
+from onnxeqx._verify import random_inputs
+from tests.sample_models import fill
+from tests.test_zoo import MODELS, ZOO, forget_compiled_models, require_zoo, sizes_of, without_dropout
+
+pytestmark = pytest.mark.zoo
+
+# Of the scale of each result.
+TOLERANCE = 1e-7
+# Control flow over operators is not differentiated in reverse mode: a loop with a data-dependent number of iterations.
+NO_GRADIENT = {"loop_if.ts"}
+
+__all__ = ["forget_compiled_models"]
+
+
+@pytest.fixture(autouse=True)
+def in_64_bits():
+    with jax.enable_x64(True):
+        yield
+
+
+def nested(proto: onnx.ModelProto) -> Any:
+    return wide(build(convert(read_proto(proto), "model")))
+
+
+def wide(model: Any) -> Any:
+    return jax.tree.map(lambda leaf: leaf.astype(jnp.float64) if eqx.is_inexact_array(leaf) else leaf, model)
+
+
+def wide_inputs(proto: onnx.ModelProto, seed: int = 0) -> dict[str, np.ndarray]:
+    model = read_proto(proto)
+    inputs = random_inputs(model, seed=seed, sizes=sizes_of(model, seed, 64))
+    return {
+        name: array.astype(np.float64) if np.issubdtype(array.dtype, np.floating) else array
+        for name, array in inputs.items()
+    }
+
+
+def results(value: Any) -> list[np.ndarray]:
+    return [np.asarray(item) for item in (value if isinstance(value, tuple | list) else (value,))]
+
+
+def check_equal(got: list[np.ndarray], wanted: list[np.ndarray]) -> None:
+    for one, other in zip(got, wanted, strict=True):
+        scale = max(1.0, float(np.abs(other).max(initial=0)))
+        np.testing.assert_allclose(one, other, rtol=0, atol=TOLERANCE * scale)
+
+
+def check_same(one: Any, other: Any, inputs: dict[str, np.ndarray], *, gradients: bool) -> None:
+    """Both models under jit: the same results, and the same gradients by key path."""
+    call: Callable = eqx.filter_jit(lambda model, inputs: model(**inputs))
+    check_equal(results(call(one, inputs)), results(call(other, inputs)))
+    if not gradients:
+        return
+
+    @eqx.filter_jit
+    @eqx.filter_grad
+    def slope(model):
+        outputs = model(**inputs)
+        outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+        return sum(jnp.mean(output**2) for output in outputs if jnp.issubdtype(output.dtype, jnp.floating))
+
+    ours, theirs = (onnxeqx.key_paths(slope(model)) for model in (one, other))
+    ours, theirs = ({key: leaf for key, leaf in found.items() if eqx.is_array(leaf)} for found in (ours, theirs))
+    assert ours.keys() == theirs.keys()
+    check_equal([np.asarray(ours[key]) for key in ours], [np.asarray(theirs[key]) for key in ours])
+
+
+@pytest.mark.parametrize("name", MODELS or ["zoo"])
+def test_nested_equals_flat(name, monkeypatch):
+    require_zoo()
+    proto = without_dropout(fill(onnx.load(ZOO / "models" / f"{name}.onnx")))
+    model = nested(proto)
+    monkeypatch.setattr("onnxeqx._nest.owning_blocks", lambda graph, blocks: {id(call): () for call in graph.calls})
+    flat = nested(proto)
+    check_same(model, flat, wide_inputs(proto), gradients=name not in NO_GRADIENT)
+
+
+@pytest.mark.parametrize("name", MODELS or ["zoo"])
+def test_lifted_equals_unlifted(name):
+    """The calls one by one, with the operators' own functions, are the reference: no lifting, no rewriting, no printing."""
+    require_zoo()
+    proto = without_dropout(fill(onnx.load(ZOO / "models" / f"{name}.onnx")))
+    inputs = wide_inputs(proto)
+    narrow = build(convert(read_proto(proto), "model"))
+    graph = unlifted(read_proto(proto))
+    inputs = {name: array.astype(np.float32) if array.dtype == np.float64 else array for name, array in inputs.items()}
+    got, wanted = results(narrow(**inputs)), [np.asarray(value) for value in interpret(graph, inputs)]
+    for one, other in zip(got, wanted, strict=True):
+        scale = max(1.0, float(np.abs(other).max(initial=0)))
+        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * scale)
