@@ -14,7 +14,7 @@ from .._nest import Block
 from ._arguments import agreed_names, generic_names
 from ._expressions import Imports, call, dotted, dtype, function, is_literal, literal, name
 from ._function import FunctionPrinter
-from ._tuples import Fill, Holes, Member, hole, tuple_of, unique_names
+from ._tuples import Fill, Hole, Holes, Member, hole, tuple_of, unique_names
 
 
 @dataclasses.dataclass(eq=False)
@@ -82,12 +82,12 @@ class ClassPrinter:
         if child.is_tuple:
             return name("tuple"), self._tuple(field, child, holes)
         printed = self.printed[child.path]
-        keywords = {key: hole(key, value, holes) for key, value in printed.arguments.items()}
+        keywords = {key: hole(Hole(key, value), holes) for key, value in printed.arguments.items()}
         return name(printed.class_name), call(name(printed.class_name), **keywords)
 
     def _leaf(self, leaf: Leaf, holes: Holes) -> tuple[ast.expr, ast.expr]:
         nn = self.imports.name("onnxeqx.nn")
-        shape = [hole("size", size, holes) for size in leaf.shape]
+        shape = [hole(Hole("size", size), holes) for size in leaf.shape]
         keywords = {} if leaf.dtype == np.float32 else {"dtype": literal(leaf.dtype.name)}
         annotation = dotted(f"{nn}.Buffer") if leaf.role is Role.BUFFER else dotted("jax.Array")
         return annotation, call(dotted(f"{nn}.{leaf.role.value}"), *shape, **keywords)
@@ -95,14 +95,17 @@ class ClassPrinter:
     def _layer(self, lifted: Lifted, holes: Holes) -> tuple[ast.expr, ast.expr]:
         layer = self._class(lifted.layer)
         positional, keywords = [], {}
-        for parameter in list(inspect.signature(lifted.layer).parameters.values()):
-            if parameter.name not in lifted.arguments:
+        for parameter in inspect.signature(lifted.layer).parameters.values():
+            value = lifted.arguments.get(parameter.name, parameter.default)
+            given = parameter.name in lifted.arguments
+            if not given and (value is parameter.empty or not _may_differ(value)):
                 continue
-            value = lifted.arguments[parameter.name]
             if isinstance(value, np.dtype):
                 expression = dtype(value)
             else:
-                expression = hole(parameter.name, value, holes) if _may_differ(value) else literal(value)
+                expression = (
+                    hole(Hole(parameter.name, value, not given), holes) if _may_differ(value) else literal(value)
+                )
             required = parameter.default is parameter.empty or parameter.name in _POSITIONAL
             if required and not keywords and parameter.kind is not parameter.KEYWORD_ONLY:
                 positional.append(expression)
@@ -128,17 +131,17 @@ class ClassPrinter:
 
     def _define(self, group: list[PrintedBlock]) -> ast.ClassDef:
         class_name = "Model" if group[0].block is self.root else self._class_name(group[0].block)
-        columns = list(zip(*[[value for _, value in printed.holes] for printed in group], strict=True))
+        columns = list(zip(*[[one.value for one in printed.holes] for printed in group], strict=True))
         argument_of: dict[str, str] = {}
-        fill: dict[int, ast.expr] = {}
+        fill: dict[int, ast.expr | None] = {}
         taken: set[str] = set()
         for i, column in enumerate(columns):
             values = repr(column)
             if len({repr(value) for value in column}) == 1:
-                fill[i] = literal(column[0])
+                fill[i] = None if group[0].holes[i].is_default else literal(column[0])
                 continue
             if values not in argument_of:
-                argument_of[values] = unique_names([group[0].holes[i][0]], taken)[0]
+                argument_of[values] = unique_names([group[0].holes[i].hint], taken)[0]
                 taken.add(argument_of[values])
                 for printed, value in zip(group, column, strict=True):
                     printed.arguments[argument_of[values]] = value
@@ -150,7 +153,7 @@ class ClassPrinter:
         return self._class_definition(class_name, group[0], list(argument_of.values()), fill)
 
     def _class_definition(
-        self, class_name: str, printed: PrintedBlock, arguments: list[str], fill: dict[int, ast.expr]
+        self, class_name: str, printed: PrintedBlock, arguments: list[str], fill: dict[int, ast.expr | None]
     ) -> ast.ClassDef:
         body: list[ast.stmt] = [
             ast.AnnAssign(ast.Name(field, ast.Store()), annotation, None, simple=1)

@@ -3,15 +3,10 @@
 import ast
 import copy
 from collections.abc import Collection
-from typing import Any
+from typing import Any, NamedTuple
 
 from .._names import identifier
 from ._expressions import call, literal, name
-
-# The literals in a constructor that may become arguments: what each is called, and its value.
-Holes = list[tuple[str, Any]]
-# A constructor, and the holes in it.
-Member = tuple[ast.expr, Holes]
 
 # Marks a hole, by its number.
 _HOLE = "onnxeqx_hole"
@@ -19,23 +14,51 @@ _HOLE = "onnxeqx_hole"
 _SHORTEST_RUN = 3
 
 
-def hole(hint: str, value: Any, holes: Holes) -> ast.expr:
-    """A literal that may become an argument."""
-    holes.append((hint, value))
+class Hole(NamedTuple):
+    """A literal in a constructor that may become an argument.
+
+    **Fields:** `hint` (what the argument is called), `value`; `is_default` (the constructor takes it so where nothing is said).
+    """
+
+    hint: str
+    value: Any
+    is_default: bool = False
+
+
+Holes = list[Hole]
+# A constructor, and the holes in it.
+Member = tuple[ast.expr, Holes]
+
+
+def hole(found: Hole, holes: Holes) -> ast.expr:
+    """Makes room for a literal; `holes` are those of the constructor so far."""
+    holes.append(found)
     return call(name(_HOLE), literal(len(holes) - 1))
 
 
 class Fill(ast.NodeTransformer):
-    """Puts expressions where the holes are."""
+    """Puts expressions where the holes are; a keyword for which there is `None` is left out."""
 
-    def __init__(self, expressions: dict[int, ast.expr]) -> None:
+    def __init__(self, expressions: dict[int, ast.expr | None]) -> None:
         self.expressions = expressions
 
     def visit_Call(self, node: ast.Call) -> ast.expr:
-        if isinstance(node.func, ast.Name) and node.func.id == _HOLE:
-            return copy.deepcopy(self.expressions[ast.literal_eval(node.args[0])])
+        number = _number(node)
+        if number is not None:
+            return copy.deepcopy(self.expressions[number]) or node
+        node.keywords = [keyword for keyword in node.keywords if not self._is_left_out(keyword.value)]
         self.generic_visit(node)
         return node
+
+    def _is_left_out(self, value: ast.expr) -> bool:
+        number = _number(value)
+        return number is not None and self.expressions[number] is None
+
+
+def _number(node: ast.expr) -> int | None:
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == _HOLE:
+        return ast.literal_eval(node.args[0])
+    return None
 
 
 def tuple_of(field: str, members: list[Member], holes: Holes) -> ast.expr:
@@ -51,7 +74,7 @@ def tuple_of(field: str, members: list[Member], holes: Holes) -> ast.expr:
         else:
             run = 1
             constructor, inner = members[position]
-            parts.append(Fill({i: hole(*found, holes) for i, found in enumerate(inner)}).visit(constructor))
+            parts.append(Fill({i: hole(found, holes) for i, found in enumerate(inner)}).visit(constructor))
         position += run
     return ast.Tuple(parts, ast.Load())
 
@@ -65,17 +88,17 @@ def _run_length(members: list[Member]) -> int:
 
 def _generator(field: str, members: list[Member], holes: Holes) -> ast.GeneratorExp:
     constructor, inner = members[0]
-    rows = [tuple(value for _, value in found) for _, found in members]
+    rows = [tuple(one.value for one in found) for _, found in members]
     varying = [i for i, column in enumerate(zip(*rows, strict=True)) if len({repr(value) for value in column}) > 1]
-    names = unique_names([inner[i][0] for i in varying])
-    fill: dict[int, ast.expr] = {i: name(text) for i, text in zip(varying, names, strict=True)}
-    fill |= {i: hole(*inner[i], holes) for i in range(len(inner)) if i not in fill}
+    names = unique_names([inner[i].hint for i in varying])
+    fill: dict[int, ast.expr | None] = {i: name(text) for i, text in zip(varying, names, strict=True)}
+    fill |= {i: hole(inner[i], holes) for i in range(len(inner)) if i not in fill}
     element = Fill(fill).visit(constructor)
     if not varying:
-        return _comprehension(element, ["_"], call(name("range"), hole("depth", len(members), holes)))
+        return _comprehension(element, ["_"], call(name("range"), hole(Hole("depth", len(members)), holes)))
     table = tuple(tuple(row[i] for i in varying) if len(varying) > 1 else row[varying[0]] for row in rows)
     hint = "sizes" if field.isdecimal() else f"{'_and_'.join(names)}_of_{identifier(field)}"
-    return _comprehension(element, names, hole(hint, table, holes))
+    return _comprehension(element, names, hole(Hole(hint, table), holes))
 
 
 def _comprehension(element: ast.expr, names: list[str], iterator: ast.expr) -> ast.GeneratorExp:
