@@ -25,6 +25,8 @@ _SCOPES = "pkg.torch.onnx.name_scopes"
 _CLASSES = "pkg.torch.onnx.class_hierarchy"
 _ANONYMOUS = re.compile(r"^(val|const|constant|node|tensor|v|t|p|x)?_?\d+$|::", re.IGNORECASE)
 _DOTTED = re.compile(r"^[A-Za-z_]\w*(\.\w+)+$|^\d+(\.\w+)+$")
+# What a tensor's name adds to that of its layer.
+_WEIGHT = re.compile(r"[._/](w|weight|weights|kernel|filter)(_\d+)?$", re.IGNORECASE)
 # Names that Equinox or a printed model gives a meaning of its own.
 _RESERVED = {"input_names", "output_names", "inference"}
 # Beyond this index a number in a name is an identifier, not a position in a tuple.
@@ -82,13 +84,16 @@ def assign_paths(graph: Graph) -> None:
     """Sets `path` on every lifted layer and every stored tensor of the graph, and brings the scopes of calls in line."""
     align_scopes(graph, lambda name: split(name) if _is_dotted(name) else None)
     has_names = _has_names(graph)
+    folder = None
     if not has_names:
         name_repetitions(graph)
+        named = [leaf.initializer for leaf in graph.leaves() if not is_anonymous(leaf.initializer)]
+        folder = _common_prefix(named).rpartition("/")[0] + "/" if named else "/"
     layers = _distinct_layers(graph)
     in_layers = {id(leaf) for lifted, _ in layers for leaf, _ in lifted.weights.values()}
     loose = [leaf for leaf in graph.leaves() if id(leaf) not in in_layers]
     readers = _first_readers(graph)
-    wishes: list[tuple[Any, list[Path]]] = [(lifted, _layer_wishes(lifted, call)) for lifted, call in layers]
+    wishes: list[tuple[Any, list[Path]]] = [(lifted, _layer_wishes(lifted, call, folder)) for lifted, call in layers]
     wishes += [(leaf, _leaf_wishes(leaf, readers.get(id(leaf)), has_names)) for leaf in loose]
     settled = _settle(wishes)
     moved = sequences(path for _, path in settled)
@@ -123,8 +128,8 @@ def _first_readers(graph: Graph) -> dict[int, Call]:
     return readers
 
 
-def _layer_wishes(lifted: Lifted, call: Call) -> list[Path]:
-    """Paths for a layer, the best first."""
+def _layer_wishes(lifted: Lifted, call: Call, folder: str | None) -> list[Path]:
+    """Paths for a layer, the best first. `folder` is what all names begin with in a file without scopes."""
     wishes: list[Path] = []
     for field, (leaf, _) in lifted.weights.items():
         if _is_dotted(leaf.initializer) and leaf.reader is None:
@@ -144,7 +149,11 @@ def _layer_wishes(lifted: Lifted, call: Call) -> list[Path]:
     ):
         # What the names of a layer's tensors have in common: `conv1` of `conv1_w_0` and `conv1_b_0`.
         stem = re.sub(r"[^A-Za-z0-9]+$", "", _common_prefix(names)) if len(names) > 1 else ""
-        wishes.append(_slash_scope((stem or names[0]).split("/")))
+        stem = stem or names[0]
+        if folder is None:
+            wishes.append(_slash_scope(stem.split("/")))
+        else:
+            wishes.append((_WEIGHT.sub("", stem.removeprefix(folder)).replace("/", "_"),))
     return [*(wish for wish in wishes if wish), (*call.scope, name)]
 
 

@@ -29,7 +29,7 @@ class _Region:
 
 
 def name_repetitions(graph: Graph) -> None:
-    """Gives the calls scopes: `stage1.0.conv2`, `block3.linear`, and `conv1` for what stands outside of all blocks."""
+    """Gives the calls of blocks scopes: `stage1.0.conv2`, `block3.linear`. Layers outside of all blocks have none."""
     trunk = _Trunk(graph)
     regions = _repeated(trunk)
     blocks = _block_names(_stages(regions, trunk)) | _transition_names(regions, trunk)
@@ -39,7 +39,7 @@ def name_repetitions(graph: Graph) -> None:
         call.class_names = {block: "Transition" if block[0].startswith("transition") else "Block"} if block else {}
         if call.lifted is None:
             call.scope = block or (call.op.name.lower(),)
-        else:
+        elif block:
             layers[*block, _word(call.lifted.layer)].append(call)
     for (*block, word), calls in layers.items():
         for number, call in enumerate(calls, 1):

@@ -16,7 +16,7 @@ from onnxeqx._read import read
 
 TESTS = pathlib.Path(__file__).parent
 LIGHT = pathlib.Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
-MODELS = sorted((TESTS / "models").glob("*.onnx")) + [LIGHT / "light_resnet50.onnx", LIGHT / "light_inception_v1.onnx"]
+MODELS = [*sorted((TESTS / "models").glob("*.onnx")), LIGHT / "light_resnet50.onnx", LIGHT / "light_inception_v1.onnx"]
 
 
 def key_paths(path: pathlib.Path) -> str:

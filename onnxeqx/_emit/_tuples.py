@@ -3,7 +3,7 @@
 import ast
 import copy
 from collections.abc import Collection
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeGuard
 
 from .._names import identifier
 from ._expressions import call, literal, name
@@ -12,6 +12,8 @@ from ._expressions import call, literal, name
 _HOLE = "onnxeqx_hole"
 # So many equal members in a row are written once.
 _SHORTEST_RUN = 3
+# Up to so many arguments that differ have names in a generator expression.
+_NAMED = 2
 
 
 class Hole(NamedTuple):
@@ -90,6 +92,9 @@ def _generator(field: str, members: list[Member], holes: Holes) -> ast.Generator
     constructor, inner = members[0]
     rows = [tuple(one.value for one in found) for _, found in members]
     varying = [i for i, column in enumerate(zip(*rows, strict=True)) if len({repr(value) for value in column}) > 1]
+    if len(varying) > _NAMED and _takes_holes_only(constructor):
+        element = ast.Call(constructor.func, [ast.Starred(name("sizes"), ast.Load())], [])
+        return _comprehension(element, ["sizes"], hole(Hole(_hint(field, ["sizes"]), tuple(rows)), holes))
     names = unique_names([inner[i].hint for i in varying])
     fill: dict[int, ast.expr | None] = {i: name(text) for i, text in zip(varying, names, strict=True)}
     fill |= {i: hole(inner[i], holes) for i in range(len(inner)) if i not in fill}
@@ -97,8 +102,18 @@ def _generator(field: str, members: list[Member], holes: Holes) -> ast.Generator
     if not varying:
         return _comprehension(element, ["_"], call(name("range"), hole(Hole("depth", len(members)), holes)))
     table = tuple(tuple(row[i] for i in varying) if len(varying) > 1 else row[varying[0]] for row in rows)
-    hint = "sizes" if field.isdecimal() else f"{'_and_'.join(names)}_of_{identifier(field)}"
-    return _comprehension(element, names, hole(Hole(hint, table), holes))
+    return _comprehension(element, names, hole(Hole(_hint(field, names), table), holes))
+
+
+def _hint(field: str, names: list[str]) -> str:
+    return "sizes" if field.isdecimal() else f"{'_and_'.join(names)}_of_{identifier(field)}"
+
+
+def _takes_holes_only(constructor: ast.expr) -> TypeGuard[ast.Call]:
+    """Whether it constructs a block of this model, which takes its sizes in order."""
+    if not isinstance(constructor, ast.Call) or constructor.args or not isinstance(constructor.func, ast.Name):
+        return False
+    return all(_number(keyword.value) is not None for keyword in constructor.keywords)
 
 
 def _comprehension(element: ast.expr, names: list[str], iterator: ast.expr) -> ast.GeneratorExp:
