@@ -15,6 +15,7 @@ from .._names import Path, identifier
 from .._nest import Block
 from ._expressions import Imports, call, dotted, dtype, function, is_literal, literal, name
 from ._function import FunctionPrinter
+from ._idioms import Idioms
 
 # Marks a literal in a constructor that may become an argument.
 _HOLE = "onnxeqx_hole"
@@ -47,8 +48,8 @@ class PrintedBlock:
 class ClassPrinter:
     """Prints the classes of a model, the innermost first."""
 
-    def __init__(self, root: Block, imports: Imports, main_dtype: np.dtype) -> None:
-        self.root, self.imports, self.main_dtype = root, imports, main_dtype
+    def __init__(self, root: Block, imports: Imports, main_dtype: np.dtype, idioms: Idioms) -> None:
+        self.root, self.imports, self.main_dtype, self.idioms = root, imports, main_dtype, idioms
         self.printed: dict[Path, PrintedBlock] = {}
         self._names: set[str] = {"Model"}
 
@@ -70,7 +71,8 @@ class ClassPrinter:
         for field, child in block.children.items():
             annotation, constructor = self._field(field, child, holes)
             fields.append((field, annotation, constructor))
-        method = FunctionPrinter(block, self.imports, self.main_dtype).print() if block.items is not None else None
+        printer = FunctionPrinter(block, self.imports, self.main_dtype, self.idioms)
+        method = printer.print() if block.items is not None else None
         return PrintedBlock(block, fields, method, holes)
 
     def _field(
