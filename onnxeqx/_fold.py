@@ -216,15 +216,31 @@ def symbol_dims(value: Value) -> list[Dim]:
 
 
 def host_inputs(graph: Graph) -> tuple[str, ...]:
-    """The graph inputs whose values an operator needs while tracing: a shape, an axis, or what that is computed from."""
-    needed: set[Value] = set()
-    for inner in reversed(list(graph.graphs())):
-        for call in reversed(inner.calls):
-            wanted = (*call.op.host, *call.op.prefers_host)
-            needed |= {value for i, value in enumerate(call.inputs) if value and call.op.input_name(i) in wanted}
-            if any(output in needed for output in call.outputs) and not call.op.from_shapes:
-                needed |= set(call.reads)
+    """The graph inputs whose values an operator needs while tracing."""
+    needed = needed_on_host(graph)
     return tuple(value.name for value in graph.inputs if value in needed)
+
+
+def needed_on_host(graph: Graph) -> set[Value]:
+    """The values that an operator needs while tracing: a shape, an axis, or what that is computed from."""
+    needed: set[Value] = set()
+    size = -1
+    while size < len(needed):  # a loop hands values from the end of its body to its beginning
+        size = len(needed)
+        for inner in reversed(list(graph.graphs())):
+            for call in reversed(inner.calls):
+                needed |= _needed_by(call, needed)
+    return needed
+
+
+def _needed_by(call: Call, needed: set[Value]) -> set[Value]:
+    """The values that a call needs while tracing, given those that calls after it do."""
+    wanted = (*call.op.host, *call.op.prefers_host)
+    found = {value for i, value in enumerate(call.inputs) if value and call.op.input_name(i) in wanted}
+    inside = [value for body in call.bodies.values() for value in body.inputs]
+    if not call.op.from_shapes and not needed.isdisjoint((*call.outputs, *inside)):
+        found |= {*call.reads, *(value for body in call.bodies.values() for value in body.outputs)}
+    return found
 
 
 def _make_leaves(graph: Graph) -> None:

@@ -148,11 +148,10 @@ def _drop_pass_through(graph: Graph) -> None:
     kept = []
     for call in graph.calls:
         call.settle()
-        passes = call.op.passes_through(call) if callable(call.op.passes_through) else call.op.passes_through
-        if not passes or any(output in used for output in call.outputs[1:]):
+        source, target = _passed_through(call), call.outputs[0]
+        if source is None or any(output in used for output in call.outputs[1:]):
             kept.append(call)
             continue
-        source, target = call.operand(0), call.outputs[0]
         if source.leaf is not None and not source.leaf.folded and is_uniform(source.leaf):
             leaf = source.leaf
             copy = Leaf(target.name, leaf.load, leaf.shape, leaf.dtype, leaf.role, from_node=True)
@@ -161,6 +160,12 @@ def _drop_pass_through(graph: Graph) -> None:
             target.replaced_by = source
     graph.calls = kept
     graph.settle()
+
+
+def _passed_through(call: Call) -> Value | None:
+    """The input that the first output is, unchanged."""
+    rule = call.op.passes_through
+    return rule(call) if callable(rule) else call.operand(0) if rule else None
 
 
 def is_uniform(leaf: Leaf) -> bool:

@@ -11,11 +11,9 @@ import types
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar, TypeVar
 
-import numpy as np
-
 from ._errors import PluginError
+from ._printing import Printing, unknown_names
 
-Printing = str | Callable[[np.dtype], str | None] | None
 CutsOut = Callable[[dict[str, Any]], tuple[tuple[str, ...], tuple[str, ...]]] | None
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -45,12 +43,13 @@ class Op:
     - `buffers`: the inputs whose weights are never trained (BatchNormalization's statistics).
     - `from_shapes`: the result depends on the shapes of the inputs only, never on their data (`Shape`, `Size`).
     - `stores`: the node holds a tensor of the file (`Constant`), so that its result may be a weight.
-    - `passes_through`: the first output is the first input, unchanged (`Identity`), or a function that says so of a call
-      (`Dropout` outside training).
+    - `passes_through`: the first output is the first input, unchanged (`Identity`); or a function of a call that gives the
+      input that its first output is, or `None` (`Dropout` outside training, `Mul` by one).
     - `converts`: the result is the first input in another dtype (`Cast`): a stored tensor stays a stored tensor.
     - `dtypes`: the attributes that name a dtype; the function takes ONNX's integers and dtypes alike.
-    - `prints`: what printed models call instead: an infix or prefix operator (`"+"`), or a dotted name (`"jnp.tanh"`)
-      that takes the same arguments and gives the same result; or a function that says so for the dtype of the first input.
+    - `prints`: what printed models say instead of a call of the function: a Python expression in its parameters that gives
+      the same result (`"a + b"`, `"jax.nn.softmax(x, axis=axis)"`). Or a function of the same parameters that gives such an
+      expression, or `None`: it gets a [`onnxeqx.Operand`][] for each input, and may add values of further names.
     - `chooses`: for an operator with subgraphs, a function of the inputs that gives the name of the one whose outputs are the
       node's own (`If`): where the inputs are known at load, that subgraph takes the node's place.
     - `cuts_out`: for an operator about a part of its own graph (`Gradient`), a function of the attributes that gives the
@@ -72,7 +71,7 @@ class Op:
     buffers: tuple[str, ...] = ()
     from_shapes: bool = False
     stores: bool = False
-    passes_through: bool | Callable[[Any], bool] = False
+    passes_through: bool | Callable[[Any], Any] = False
     converts: bool = False
     dtypes: tuple[str, ...] = ()
     prints: Printing = None
@@ -139,7 +138,7 @@ def op(
     buffers: tuple[str, ...] = (),
     from_shapes: bool = False,
     stores: bool = False,
-    passes_through: bool | Callable[[Any], bool] = False,
+    passes_through: bool | Callable[[Any], Any] = False,
     converts: bool = False,
     dtypes: tuple[str, ...] = (),
     prints: Printing = None,
@@ -184,6 +183,11 @@ def op(
         if unknown:
             raise PluginError(
                 f"@op({name!r}) names {unknown[0]!r}, which is not an input of {function.__name__}{inspect.signature(function)}."
+            )
+        if isinstance(prints, str) and (unknown := unknown_names(prints, {*entry.inputs, *entry.attributes})):
+            raise PluginError(
+                f"@op({name!r}) prints {prints!r}, where {unknown[0]!r} is neither a parameter of "
+                f"{function.__name__}{inspect.signature(function)} nor one of jax, jnp, np and math."
             )
         setattr(function, _OP_MARK, (*getattr(function, _OP_MARK, ()), entry))
         return function

@@ -51,7 +51,7 @@ def test_equal_consecutive_blocks_are_a_loop():
     name_nodes(model, [f"/layer.{i // 2}/{i}" for i in range(8)])
     source = printed(model).source
     assert "for layer in self.layer:" in source
-    assert "tuple((Layer() for _ in range(4)))" in source
+    assert "tuple(Layer() for _ in range(4))" in source
     assert source.count("class ") == 2
     live = onnxeqx.load_model(model)
     assert live.layer[3].fc.weight.shape == (4, 4)
@@ -74,7 +74,7 @@ def test_shape_arithmetic_prints_as_python():
         rest = Constant <value_ints: ints = [-1, 2, 4]> () shape = Concat <axis: int = 0> (b1, rest)
         y = Reshape(x, shape) }}"""
     source = printed(text).source
-    assert "(x.shape[0], -1, 2, 4)" in source
+    assert "x.reshape(x.shape[0], -1, 2, 4)" in source
     assert "gather" not in source
 
 

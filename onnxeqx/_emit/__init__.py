@@ -11,6 +11,8 @@ from .._lower import is_floating
 from .._nest import Block
 from ._classes import ClassPrinter
 from ._expressions import Imports, dotted, literal
+from ._idioms import Idioms
+from ._layout import layout
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,7 +37,7 @@ def emit(graph: Graph, root: Block, header: Header) -> str:
     for member in ("compute_dtype", "host_value", "model_call", "over_batch", "subkey"):
         imports.member("onnxeqx.runtime", member)
     main_dtype = _main_dtype(graph)
-    classes = ClassPrinter(root, imports, main_dtype).print()
+    classes = ClassPrinter(root, imports, main_dtype, Idioms(graph)).print()
     _decorate_model(classes[-1], graph, main_dtype)
     used = {node.id for definition in classes for node in ast.walk(definition) if isinstance(node, ast.Name)}
     uses_key = "KEY" in used
@@ -44,7 +46,7 @@ def emit(graph: Graph, root: Block, header: Header) -> str:
     if uses_key:
         sections.append("KEY = jax.random.key(0)")
     text = "\n\n".join(sections)
-    return text + "".join(f"\n\n\n{_unparse(definition)}" for definition in classes) + "\n"
+    return layout(text + "".join(f"\n\n\n{_unparse(definition)}" for definition in classes) + "\n")
 
 
 def _main_dtype(graph: Graph) -> np.dtype:

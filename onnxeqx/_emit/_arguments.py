@@ -47,7 +47,7 @@ def _is_activation(value: Value) -> bool:
 
 def _names(block: Block) -> list[str | None]:
     """What is known of where the arguments come from: `past_key` for `past_key_3`, if no other is called so."""
-    full = [_name(value) for value in block.inputs]
+    full = [None if (name := _name(value)) in block.children else name for value in block.inputs]
     if not any(part.isdecimal() for part in block.path):
         return full
     short = [name and _without_numbers(name) for name in full]

@@ -14,6 +14,7 @@ from .._nest import Block
 from ._arguments import agreed_names, generic_names
 from ._expressions import Imports, call, dotted, dtype, function, is_literal, literal, name
 from ._function import FunctionPrinter
+from ._idioms import Idioms
 from ._tuples import Fill, Hole, Holes, Member, hole, tuple_of, unique_names
 
 
@@ -44,8 +45,8 @@ class PrintedBlock:
 class ClassPrinter:
     """Prints the classes of a model, the innermost first."""
 
-    def __init__(self, root: Block, imports: Imports, main_dtype: np.dtype) -> None:
-        self.root, self.imports, self.main_dtype = root, imports, main_dtype
+    def __init__(self, root: Block, imports: Imports, main_dtype: np.dtype, idioms: Idioms) -> None:
+        self.root, self.imports, self.main_dtype, self.idioms = root, imports, main_dtype, idioms
         self.printed: dict[Path, PrintedBlock] = {}
         self._names: set[str] = {"Model"}
 
@@ -72,7 +73,7 @@ class ClassPrinter:
     def _method(self, block: Block, arguments: list[str]) -> ast.FunctionDef | None:
         if block.items is None:
             return None
-        return FunctionPrinter(block, self.imports, self.main_dtype, arguments=arguments).print()
+        return FunctionPrinter(block, self.imports, self.main_dtype, self.idioms, arguments=arguments).print()
 
     def _field(self, field: str, child: Block | Lifted | Leaf, holes: Holes) -> tuple[ast.expr, ast.expr]:
         if isinstance(child, Leaf):

@@ -18,26 +18,9 @@ _BINARY: dict[str, type[ast.operator]] = {
     "+": ast.Add,
     "-": ast.Sub,
     "*": ast.Mult,
-    "/": ast.Div,
     "//": ast.FloorDiv,
     "%": ast.Mod,
-    "**": ast.Pow,
-    "@": ast.MatMult,
-    "&": ast.BitAnd,
-    "|": ast.BitOr,
-    "^": ast.BitXor,
-    "<<": ast.LShift,
-    ">>": ast.RShift,
 }
-_COMPARISONS: dict[str, type[ast.cmpop]] = {
-    "==": ast.Eq,
-    "!=": ast.NotEq,
-    "<": ast.Lt,
-    "<=": ast.LtE,
-    ">": ast.Gt,
-    ">=": ast.GtE,
-}
-_UNARY: dict[str, type[ast.unaryop]] = {"-": ast.USub, "~": ast.Invert, "+": ast.UAdd}
 
 
 class Imports:
@@ -132,27 +115,13 @@ def is_literal(value: Any) -> bool:
     return isinstance(value, bool | int | float | str | np.generic | None)
 
 
-def infix(symbol: str, operands: list[ast.expr]) -> ast.expr:
-    """The operator written between two operands, or before one."""
-    if len(operands) == 1:
-        return ast.UnaryOp(_UNARY[symbol](), operands[0])
-    left, right = operands
-    if symbol in _COMPARISONS:
-        return ast.Compare(left, [_COMPARISONS[symbol]()], [right])
-    return ast.BinOp(left, _BINARY[symbol](), right)
-
-
-def is_operator(symbol: str, operands: int) -> bool:
-    """Whether this is an operator of Python for so many operands."""
-    return symbol in _UNARY if operands == 1 else operands == 2 and (symbol in _BINARY or symbol in _COMPARISONS)
-
-
 def symbolic(symbol: Any, size_of: Callable[[Dim], ast.expr]) -> ast.expr:
     """An integer expression; `size_of` prints a dimension."""
     if isinstance(symbol, Dim):
         return size_of(symbol)
     if isinstance(symbol, Arithmetic):
-        return infix(symbol.operator, [symbolic(symbol.left, size_of), symbolic(symbol.right, size_of)])
+        left, right = (symbolic(side, size_of) for side in (symbol.left, symbol.right))
+        return ast.BinOp(left, _BINARY[symbol.operator](), right)
     return literal(symbol)
 
 

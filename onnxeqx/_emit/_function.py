@@ -3,39 +3,25 @@
 import ast
 import builtins
 import itertools
-from typing import Any
 
 import numpy as np
 
 from .._fold import symbol_dims
-from .._graph import Call, Graph, Kind, Leaf, Lifted, Role, Value
+from .._graph import Call, Graph, Kind, Value
 from .._lower import is_floating
-from .._names import Path, identifier
+from .._names import identifier
 from .._nest import Block, BlockCall
 from .._reads import axis_of
-from .._symbolic import Dim, Symbol
+from .._symbolic import Dim
 from ._arguments import GENERIC, generic_names
-from ._expressions import (
-    Imports,
-    call as call_of,
-    dotted,
-    dtype as dtype_of,
-    function,
-    infix,
-    is_operator,
-    literal,
-    name as name_of,
-    plain_numbers,
-    symbolic,
-)
+from ._calls import CallPrinter
+from ._expressions import Imports, call as call_of, dotted, function, literal, name as name_of
+from ._idioms import Idioms
 from ._loops import fold_loops
 from ._statements import Item, Statement, open_dims, operands, plan
 
-# Literals above this are infinite in bfloat16.
-_FINITE_BF16 = 3.3895e38
 
-
-class FunctionPrinter:
+class FunctionPrinter(CallPrinter):
     """Prints the body of one block's `__call__`.
 
     **Arguments:**
@@ -44,6 +30,7 @@ class FunctionPrinter:
     - `imports`: collects the modules that the printed text needs.
     - `main_dtype`: the floating dtype in which most parameters are stored. Where the model is cast to another one, values of
       this dtype follow.
+    - `idioms`: which calls print as an expression of their own.
     - `around`: for the body of a control-flow call, the printer of the function around it, whose names it sees.
     - `arguments`: what the inputs of the block are called; generic names by default.
     """
@@ -53,17 +40,18 @@ class FunctionPrinter:
         block: Block,
         imports: Imports,
         main_dtype: np.dtype,
+        idioms: Idioms,
         around: "FunctionPrinter | None" = None,
         arguments: list[str] | None = None,
     ) -> None:
-        self.block, self.imports, self.main_dtype, self.around = block, imports, main_dtype, around
+        super().__init__(block, imports, main_dtype, idioms)
+        self.around = around
         self._arguments = arguments or generic_names(block)
-        self.names: dict[Value, str] = dict(around.names) if around is not None else {}
-        self.uses_dtype = False
+        self.names = dict(around.names) if around is not None else {}
         self._draws = itertools.count() if around is None else around._draws
         self._plan = plan(block)
+        self.nested = self._plan.nested
         self._current: Statement | None = None
-        self._nearby: list[Value] = []
         for item in block.items or ():
             if isinstance(item, Call):  # no variable may take the name of a module that is called
                 imports.name(item.op.function.__module__)
@@ -91,7 +79,7 @@ class FunctionPrinter:
     def _print_body(self, name: str, body: Graph) -> ast.FunctionDef:
         """A subgraph as a function inside this one: it sees `self` and the names given so far."""
         inside = Block(self.block.path, dict(self.block.children), list(body.calls), body.inputs, body.outputs)
-        printer = FunctionPrinter(inside, self.imports, self.main_dtype, self)
+        printer = FunctionPrinter(inside, self.imports, self.main_dtype, self.idioms, self)
         arguments, lines = printer._lines()
         self.uses_dtype |= printer.uses_dtype
         return function(name, arguments, lines)
@@ -237,174 +225,6 @@ class FunctionPrinter:
         self.names |= names
         return [*functions, _assign(targets[0] if len(targets) == 1 else tuple(targets), expression)]
 
-    def _expression(self, item: Item) -> ast.expr:
-        if isinstance(item, BlockCall):
-            inputs = [self._value(value) for value in item.inputs]
-            return call_of(self._path(item.block.path), *inputs, **self._key(item.block.draws))
-        if item.lifted is not None:
-            return self._layer_call(item, item.lifted)
-        operands = [self._operand(item, position, value) for position, value in enumerate(item.inputs)]
-        prints = _printing(item)
-        attributes = {
-            key: value for key, value in item.attributes.items() if not _is_default(value, item.op.attributes.get(key))
-        }
-        if prints is not None and not attributes and is_operator(prints, len(operands)):
-            return infix(prints, operands)
-        # What the host computes must stay on the host: jnp.sqrt would trace it.
-        on_device = item.outputs[0].kind is Kind.DEVICE
-        if prints is not None and on_device and not is_operator(prints, len(operands)) and "." in prints:
-            return call_of(
-                dotted(prints),
-                *operands,
-                **{key: self._attribute(item, key, value) for key, value in attributes.items()},
-            )
-        return call_of(
-            self._function(item.op.function),
-            *operands,
-            **{key: self._attribute(item, key, value) for key, value in attributes.items()},
-            **{key: name_of(self._body_names[key]) for key in item.bodies},
-            **self._key(item.op.draws),
-        )
-
-    def _key(self, draws: bool) -> dict[str, ast.expr]:
-        """The argument of a call that draws random numbers: a key of its own."""
-        if not draws:
-            return {}
-        return {"key": call_of(name_of("subkey"), name_of("key"), literal(next(self._draws)))}
-
-    def _layer_call(self, item: Call, lifted: Lifted) -> ast.expr:
-        layer = self._path(lifted.path)
-        inputs = [self._value(value) for value in item.inputs if value is not None]
-        if lifted.core_ndim is None:
-            return call_of(layer, *inputs)
-        over_batch = name_of("over_batch")
-        return call_of(over_batch, layer, *inputs, core_ndim=literal(lifted.core_ndim))
-
-    def _function(self, function: Any) -> ast.expr:
-        return dotted(f"{self.imports.name(function.__module__)}.{function.__qualname__}")
-
-    def _path(self, path: Path) -> ast.expr:
-        expression: ast.expr = name_of("self")
-        for part in path[len(self.block.path) :]:
-            if part.isdecimal():
-                expression = ast.Subscript(expression, literal(int(part)), ast.Load())
-            else:
-                expression = ast.Attribute(expression, part, ast.Load())
-        return expression
-
-    def _value(self, value: Value) -> ast.expr:
-        """A value where an array is expected."""
-        if value in self._plan.nested:
-            return self._expression(self._plan.nested[value])
-        if value in self.names:
-            return name_of(self.names[value])
-        if value.leaf is not None:
-            return self._leaf(value.leaf)
-        if value.array is not None and value.kind is Kind.HOST:
-            return call_of(dotted("np.array"), self._symbols(value.array))
-        if value.array is not None:
-            return self._array(value.array)
-        raise AssertionError(f"{value!r} has no name in block {self.block.path}")
-
-    def _leaf(self, leaf: Leaf) -> ast.expr:
-        path = self._path(leaf.path)
-        if leaf.role is not Role.BUFFER:
-            return path
-        if leaf.dtype != self.main_dtype:
-            return ast.Attribute(path, "value", ast.Load())
-        return call_of(ast.Attribute(path, "astype", ast.Load()), self._dtype())
-
-    def _dtype(self) -> ast.expr:
-        self.uses_dtype = True
-        return name_of("dtype")
-
-    def _floating(self, kind: np.dtype) -> ast.expr:
-        """A floating dtype: the model's own, or one that the file asks for."""
-        return self._dtype() if kind == self.main_dtype else dtype_of(kind)
-
-    def _operand(self, item: Call, position: int, value: Value | None) -> ast.expr:
-        if value is None:
-            return literal(None)
-        self._nearby = [other for other in item.inputs if other is not None]
-        if item.op.input_name(position) in item.op.host:
-            return self._host_operand(item, position, value)
-        if value.leaf is None and value not in self.names and value.array is not None and value.array.size == 1:
-            scalar = self._scalar_operand(item, value)
-            if scalar is not None:
-                return scalar
-        expression = self._value(value)
-        if (
-            value.kind is Kind.HOST
-            and value.array is None
-            and is_floating(value.dtype)
-            and any(other is not None and other.kind is Kind.DEVICE for other in item.inputs)
-        ):
-            return call_of(dotted("jnp.asarray"), expression, self._floating(value.dtype))
-        return expression
-
-    def _scalar_operand(self, item: Call, value: Value) -> ast.expr | None:
-        """A constant of one element as a Python scalar, where that means the same."""
-        array = value.known_array
-        others = [
-            other
-            for other in item.inputs
-            if other is not None and other is not value and (other.array is None or other.leaf)
-        ]
-        if array.ndim > 0 and not (
-            self._is_infix(item) and any(len(other.shape or ()) >= array.ndim for other in others)
-        ):
-            return None
-        if any(other.dtype == value.dtype for other in others) or array.dtype in (np.int64, np.bool_, object):
-            return self._scalar(value)
-        if is_floating(array.dtype):
-            return call_of(dotted("jnp.array"), self._scalar(value), self._floating(array.dtype))
-        return call_of(dotted(f"np.{array.dtype.name}"), self._scalar(value))
-
-    def _is_infix(self, item: Call) -> bool:
-        prints = _printing(item)
-        return prints is not None and is_operator(prints, len(item.inputs))
-
-    def _scalar(self, value: Value) -> ast.expr:
-        """A weakly typed Python scalar: it takes the dtype of the array it meets."""
-        array = value.known_array
-        item = array.reshape(-1)[0]
-        if isinstance(item, Symbol):
-            return symbolic(item, self._size)
-        number = item.item() if array.dtype.kind != "V" else float(item)
-        if isinstance(number, float) and _FINITE_BF16 < abs(number) < np.inf and is_floating(value.dtype):
-            # The largest float32 is infinite in bfloat16, and 0 * inf is NaN: masks follow the dtype of the model.
-            return ast.Attribute(
-                call_of(dotted("jnp.finfo"), self._dtype()), "max" if number > 0 else "min", ast.Load()
-            )
-        return literal(number)
-
-    def _host_operand(self, item: Call, position: int, value: Value) -> ast.expr:
-        if value.array is not None and value.kind is Kind.HOST:
-            return self._symbols(value.array)
-        if value.array is not None:
-            if (
-                value.array.ndim > 1
-                or value.array.dtype.kind not in "iufb"
-                or (value.array.ndim == 0 and value.array.dtype not in (np.int64, np.bool_))
-            ):
-                return self._array(value.array, "np.array")
-            return literal(plain_numbers(value.array))
-        expression = self._value(value)
-        if value.kind is Kind.HOST:
-            return expression
-        host_value = name_of("host_value")
-        origin = f" computed by {value.producer.describe()}" if value.producer is not None else ""
-        return call_of(
-            host_value,
-            expression,
-            literal(f"input {item.op.input_name(position)!r} of {item.describe()},{origin or ' ' + value.name}"),
-        )
-
-    def _symbols(self, array: np.ndarray) -> ast.expr:
-        if array.ndim == 0:
-            return symbolic(array.item(), self._size)
-        return ast.Tuple([self._symbols(np.asarray(item, dtype=object)) for item in array], ast.Load())
-
     def _size(self, dim: Dim) -> ast.expr:
         variables = [] if self._current is None else self._variables(self._current)
         live = [value for value in self._last_use if value in self.names and value in self.block.inputs]
@@ -419,28 +239,6 @@ class FunctionPrinter:
         holders = [other for other, text in self.names.items() if text == self.names[value]]
         return holders[-1] is value
 
-    def _array(self, array: np.ndarray, floating: str = "jnp.array") -> ast.expr:
-        numbers = literal(plain_numbers(array))
-        if is_floating(array.dtype):
-            return call_of(dotted(floating), numbers, self._floating(array.dtype))
-        if array.dtype.kind in "USO":
-            return call_of(dotted("np.array"), numbers, dtype=name_of("object"))
-        if array.dtype in (np.int64, np.bool_):
-            return call_of(
-                dotted("np.array"), numbers, **({} if array.size else {"dtype": dotted(f"np.{array.dtype.name}")})
-            )
-        return call_of(dotted("np.array"), numbers, dotted(f"np.{array.dtype.name}"))
-
-    def _attribute(self, item: Call, key: str, value: Any) -> ast.expr:
-        if key in item.op.dtypes:
-            known = _dtype_of_attribute(value)
-            if known == self.main_dtype:
-                return self._dtype()
-            return dtype_of(known)
-        if isinstance(value, np.ndarray):
-            return self._array(value, "np.array")
-        return literal(value)
-
     def _outputs(self) -> ast.expr:
         expressions = []
         for value in self.block.outputs:
@@ -450,24 +248,6 @@ class FunctionPrinter:
                 expression = call_of(dotted("jnp.asarray"), expression)
             expressions.append(expression)
         return expressions[0] if len(expressions) == 1 else ast.Tuple(expressions, ast.Load())
-
-
-def _printing(item: Call) -> str | None:
-    """What a call of the operator prints as instead: an operator sign or a dotted name."""
-    if not callable(item.op.prints):
-        return item.op.prints
-    dtype = next((value.dtype for value in item.inputs if value is not None), None)
-    return item.op.prints(dtype) if dtype is not None else None
-
-
-def _is_default(value: Any, default: Any) -> bool:
-    return not isinstance(value, np.ndarray) and type(value) is type(default) and value == default
-
-
-def _dtype_of_attribute(value: Any) -> np.dtype:
-    import onnx
-
-    return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(value)) if isinstance(value, int) else np.dtype(value)
 
 
 def _assign(target: str | tuple[str, ...], expression: ast.expr) -> ast.Assign:

@@ -1,12 +1,15 @@
 """Activation functions, and Dropout."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._graph import Call
+from .._graph import Call, Value
+from .._printing import Operand
 from .._registry import op
 from ..runtime import array_namespace, normalize_axes
 from ._operands import aligned, as_arrays
@@ -15,7 +18,7 @@ from .hookspecs import hookimpl
 from .tensor import flatten
 
 
-@op("Relu", since=6, on_host=True, prints="jax.nn.relu")
+@op("Relu", since=6, on_host=True, prints="jax.nn.relu(x)")
 def relu(x):
     """`max(x, 0)`. Any shape, number dtype -> the same.
 
@@ -33,7 +36,7 @@ def relu_1(x, *, consumed_inputs=None):
     return relu(x)
 
 
-@op("LeakyRelu", since=6)
+@op("LeakyRelu", since=6, prints="jax.nn.leaky_relu(x, negative_slope=alpha)")
 def leaky_relu(x, *, alpha=0.01):
     """`x` where positive, else `alpha * x`. Any shape, float -> the same.
 
@@ -51,7 +54,7 @@ def leaky_relu_1(x, *, alpha=0.01, consumed_inputs=None):
     return leaky_relu(x, alpha=alpha)
 
 
-@op("PRelu", since=7)
+@op("PRelu", since=7, prints="jnp.where(x >= 0, x, slope * x)")
 def p_relu(x, slope):
     """`x` where positive, else `slope * x`; `slope` broadcasts to `x`. Any shapes, one number dtype -> that dtype.
 
@@ -69,7 +72,7 @@ def p_relu_1(x, slope, *, consumed_inputs=None):
     return p_relu(x, aligned(x, slope, axis=1, broadcast=int(np.ndim(slope) == 1 and np.size(slope) > 1)))
 
 
-@op("Elu", since=6)
+@op("Elu", since=6, prints="jax.nn.elu(x, alpha=alpha)")
 def elu(x, *, alpha=1.0):
     """`x` where positive, else `alpha * (e ** x - 1)`. Any shape, float -> the same.
 
@@ -87,7 +90,7 @@ def elu_1(x, *, alpha=1.0, consumed_inputs=None):
     return elu(x, alpha=alpha)
 
 
-@op("Selu", since=6)
+@op("Selu", since=6, prints="gamma * jax.nn.elu(x, alpha=alpha)")
 def selu(x, *, alpha=1.67326319217681884765625, gamma=1.05070102214813232421875):
     """`gamma * x` where positive, else `gamma * alpha * (e ** x - 1)`. Any shape, float -> the same.
 
@@ -105,7 +108,7 @@ def selu_1(x, *, alpha=1.6732, gamma=1.0507, consumed_inputs=None):
     return selu(x, alpha=alpha, gamma=gamma)
 
 
-@op("Celu", since=12)
+@op("Celu", since=12, prints="jax.nn.celu(x, alpha=alpha)")
 def celu(x, *, alpha=1.0):
     """`max(0, x) + min(0, alpha * (e ** (x / alpha) - 1))`. Any shape, float -> the same.
 
@@ -114,7 +117,7 @@ def celu(x, *, alpha=1.0):
     return jax.nn.celu(x, alpha)
 
 
-@op("ThresholdedRelu", since=10)
+@op("ThresholdedRelu", since=10, prints="jnp.where(x > alpha, x, 0)")
 def thresholded_relu(x, *, alpha=1.0):
     """`x` where it exceeds `alpha`, else 0. Any shape, float -> the same.
 
@@ -123,7 +126,7 @@ def thresholded_relu(x, *, alpha=1.0):
     return jnp.where(x > alpha, x, 0)
 
 
-@op("Sigmoid", since=6, prints="jax.nn.sigmoid")
+@op("Sigmoid", since=6, prints="jax.nn.sigmoid(x)")
 def sigmoid(x):
     """`1 / (1 + e ** -x)`. Any shape, float -> the same.
 
@@ -141,7 +144,7 @@ def sigmoid_1(x, *, consumed_inputs=None):
     return jax.nn.sigmoid(x)
 
 
-@op("HardSigmoid", since=6)
+@op("HardSigmoid", since=6, prints="jnp.clip(alpha * x + beta, 0, 1)")
 def hard_sigmoid(x, *, alpha=0.2, beta=0.5):
     """`alpha * x + beta`, between 0 and 1. Any shape, float -> the same.
 
@@ -169,7 +172,11 @@ def hard_swish(x):
     return x * hard_sigmoid(x, alpha=float(np.float32(1 / 6)), beta=0.5)
 
 
-@op("Swish", since=24)
+def _print_swish(x: Operand, *, alpha: float) -> str:
+    return "jax.nn.silu(x)" if alpha == 1 else "x * jax.nn.sigmoid(alpha * x)"
+
+
+@op("Swish", since=24, prints=_print_swish)
 def swish(x, *, alpha=1.0):
     """`x * sigmoid(alpha * x)`. Any shape, float -> the same.
 
@@ -178,7 +185,7 @@ def swish(x, *, alpha=1.0):
     return x * jax.nn.sigmoid(alpha * x)
 
 
-@op("Mish", since=18)
+@op("Mish", since=18, prints="jax.nn.mish(x)")
 def mish(x):
     """`x * tanh(softplus(x))`. Any shape, float -> the same.
 
@@ -187,7 +194,11 @@ def mish(x):
     return jax.nn.mish(x)
 
 
-@op("Gelu", since=20)
+def _print_gelu(x: Operand, *, approximate: str) -> str | None:
+    return "jax.nn.gelu(x)" if approximate == "tanh" else None
+
+
+@op("Gelu", since=20, prints=_print_gelu)
 def gelu(x, *, approximate="none"):
     """`x` times the normal distribution function, exact or by `"tanh"`. Any shape, float -> the same.
 
@@ -199,7 +210,7 @@ def gelu(x, *, approximate="none"):
     return x * (jax.lax.erf(x * math.sqrt(0.5)) + 1) / 2
 
 
-@op("Softplus", since=1, prints="jax.nn.softplus")
+@op("Softplus", since=1, prints="jax.nn.softplus(x)")
 def softplus(x):
     """`log(1 + e ** x)`. Any shape, float -> the same.
 
@@ -208,7 +219,7 @@ def softplus(x):
     return jax.nn.softplus(x)
 
 
-@op("Softsign", since=1, prints="jax.nn.soft_sign")
+@op("Softsign", since=1, prints="jax.nn.soft_sign(x)")
 def softsign(x):
     """`x / (1 + |x|)`. Any shape, float -> the same.
 
@@ -228,7 +239,7 @@ def shrink(x, *, bias=0.0, lambd=0.5):
     return jnp.where(wide < -lambd, wide + bias, jnp.where(wide > lambd, wide - bias, 0)).astype(x.dtype)
 
 
-@op("Softmax", since=13)
+@op("Softmax", since=13, prints="jax.nn.softmax(x, axis=axis)")
 def softmax(x, *, axis=-1):
     """Softmax along `axis`. Any shape, float -> the same.
 
@@ -237,7 +248,19 @@ def softmax(x, *, axis=-1):
     return jax.nn.softmax(x, axis=axis)
 
 
-@op("Softmax", since=1, until=12)
+def _print_over_trailing(function: str) -> Callable[..., Any]:
+    """The printing rule of an operator on all axes from `axis` on, together."""
+
+    def rule(x: Operand, *, axis: int) -> tuple[str, dict[str, Any]] | None:
+        if x.ndim is None:
+            return None
+        axes = tuple(range(axis % x.ndim, x.ndim))
+        return f"{function}(x, axis=axes)", {"axes": -1 if len(axes) == 1 else axes}
+
+    return rule
+
+
+@op("Softmax", since=1, until=12, prints=_print_over_trailing("jax.nn.softmax"))
 def softmax_1(x, *, axis=1):
     """Softmax over all axes from `axis` on, together. Any shape, float -> the same.
 
@@ -246,7 +269,7 @@ def softmax_1(x, *, axis=1):
     return jax.nn.softmax(x, axis=_trailing(x, axis))
 
 
-@op("LogSoftmax", since=13)
+@op("LogSoftmax", since=13, prints="jax.nn.log_softmax(x, axis=axis)")
 def log_softmax(x, *, axis=-1):
     """The logarithm of softmax along `axis`. Any shape, float -> the same.
 
@@ -255,7 +278,7 @@ def log_softmax(x, *, axis=-1):
     return jax.nn.log_softmax(x, axis=axis)
 
 
-@op("LogSoftmax", since=1, until=12)
+@op("LogSoftmax", since=1, until=12, prints=_print_over_trailing("jax.nn.log_softmax"))
 def log_softmax_1(x, *, axis=1):
     """The logarithm of softmax over all axes from `axis` on, together. Any shape, float -> the same.
 
@@ -288,13 +311,14 @@ def _trailing(x: jax.Array, axis: int) -> tuple[int, ...]:
     return tuple(range(first, x.ndim))
 
 
-def _is_identity(call: Call) -> bool:
-    """Whether a Dropout hands its input on: it is known to be outside training."""
+def _outside_training(call: Call) -> Value | None:
+    """The input of a Dropout that hands it on: it is known to be outside training."""
     training = call.inputs[2] if len(call.inputs) > 2 else None
-    return training is None or (training.array is not None and not training.array.item())
+    is_outside = training is None or (training.array is not None and not training.array.item())
+    return call.operand(0) if is_outside else None
 
 
-@op("Dropout", since=12, host=("ratio", "training_mode"), passes_through=_is_identity)
+@op("Dropout", since=12, host=("ratio", "training_mode"), passes_through=_outside_training)
 def dropout(data, ratio=None, training_mode=None, *, seed=None, n_outputs=1, key=None):
     """The input, and a mask of ones: models are loaded for inference. Float.
 

@@ -8,6 +8,10 @@ import ml_dtypes
 import numpy as np
 import onnx
 
+from .._dtypes import follows_weights
+from .._graph import Call, Value
+from .._lower import is_floating
+from .._printing import Operand
 from .._registry import op
 from ..runtime import array_namespace, canonical_dtype, host_value
 from ._operands import as_array, as_arrays
@@ -16,7 +20,35 @@ from .hookspecs import hookimpl
 _NARROW_INTEGERS = ("int4", "uint4", "int2", "uint2")
 
 
-@op("Cast", since=6, on_host=True, converts=True, dtypes=("to",))
+# What NumPy's and JAX's own conversion gives as ONNX wants it, and JAX without 64-bit types under these names.
+_PLAIN = (
+    *("bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32"),
+    *("float16", "bfloat16", "float32", "float64"),
+)
+
+
+def _print_cast(x: Operand, *, to: Any, saturate: int = 1, round_mode: str = "up") -> tuple[str, dict[str, Any]] | None:
+    dtype = _dtype(to)
+    return ("x.astype(to)", {"to": dtype}) if dtype.name in _PLAIN else None
+
+
+def _keeps_dtype(call: Call) -> Value | None:
+    """The input of a Cast to the dtype that it has, whatever the model is cast to."""
+    x = call.operand(0)
+    if x.dtype is None or x.dtype != _dtype(call.attributes["to"]):
+        return None
+    return x if not is_floating(x.dtype) or follows_weights(x) else None
+
+
+@op(
+    "Cast",
+    since=6,
+    on_host=True,
+    converts=True,
+    dtypes=("to",),
+    passes_through=_keeps_dtype,
+    prints=_print_cast,
+)
 def cast(x, *, to, saturate=1, round_mode="up"):
     """`x` in another dtype: `to` is an ONNX integer or a dtype. Any shape. Floats become integers towards zero.
 
@@ -51,7 +83,11 @@ def cast_1(x, *, to):
     return cast(x, to=onnx.TensorProto.DataType.Value(to.upper()) if isinstance(to, str) else to)
 
 
-@op("CastLike", since=15, on_host=True)
+def _print_cast_like(x: Operand, target: Operand, *, saturate: int, round_mode: str) -> str | None:
+    return "x.astype(target.dtype)" if target.dtype is not None and target.dtype.name in _PLAIN else None
+
+
+@op("CastLike", since=15, on_host=True, prints=_print_cast_like)
 def cast_like(x, target, *, saturate=1, round_mode="up"):
     """`x` in the dtype of `target`. Any shapes.
 

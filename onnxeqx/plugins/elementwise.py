@@ -1,19 +1,53 @@
 """Arithmetic, element by element, with NumPy's broadcasting. Most of it also runs on the host, for shape arithmetic."""
 
 import functools
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import core
 
+from .._graph import Call, Kind, Value
+from .._printing import Operand
 from .._registry import op
 from ..runtime import array_namespace, canonical_dtype
 from ._operands import aligned, as_array, as_arrays, dtype_of
+from ._printing import fits_every_float, is_floating, same, scalar
 from .hookspecs import hookimpl
+from .tensor import only_input
 
 
-@op("Add", since=7, on_host=True, prints="+")
+def neutral(number: Any, *positions: int) -> Callable[[Call], Value | None]:
+    """Whether one of the operands at `positions` is this constant, and the result therefore the other operand."""
+
+    def passes_through(call: Call) -> Value | None:
+        for position in positions:
+            constant, other = call.operand(position), call.operand(1 - position)
+            if _is_everywhere(constant, number) and _has_shape(other, call.outputs[0]):
+                return other
+        return None
+
+    return passes_through
+
+
+def _is_everywhere(value: Value, number: Any) -> bool:
+    return value.kind is Kind.CONST and value.array is not None and bool((value.array == number).all())
+
+
+def _has_shape(value: Value, result: Value) -> bool:
+    if value.shape is None or result.shape is None or len(value.shape) != len(result.shape):
+        return False
+    return all(map(same, value.shape, result.shape))
+
+
+def _adds_nothing(call: Call) -> Value | None:
+    # -0.0 + 0.0 is 0.0.
+    return None if is_floating(call.outputs[0].dtype) else neutral(0, 0, 1)(call)
+
+
+@op("Add", since=7, on_host=True, passes_through=_adds_nothing, prints="a + b")
 def add(a, b):
     """`a + b`, broadcast. a, b: any shapes, one number dtype -> that dtype.
 
@@ -31,7 +65,7 @@ def add_1(a, b, *, axis=None, broadcast=0, consumed_inputs=None):
     return add(a, aligned(a, b, axis=axis, broadcast=broadcast))
 
 
-@op("Sub", since=7, on_host=True, prints="-")
+@op("Sub", since=7, on_host=True, passes_through=neutral(0, 1), prints="a - b")
 def sub(a, b):
     """`a - b`, broadcast. a, b: any shapes, one number dtype -> that dtype.
 
@@ -49,7 +83,7 @@ def sub_1(a, b, *, axis=None, broadcast=0, consumed_inputs=None):
     return sub(a, aligned(a, b, axis=axis, broadcast=broadcast))
 
 
-@op("Mul", since=7, on_host=True, prints="*")
+@op("Mul", since=7, on_host=True, passes_through=neutral(1, 0, 1), prints="a * b")
 def mul(a, b):
     """`a * b`, broadcast. a, b: any shapes, one number dtype -> that dtype.
 
@@ -79,11 +113,11 @@ def _on_one_side(*xs):
     return tuple(x if isinstance(x, jax.Array) or np.asarray(x).dtype != np.object_ else as_array(x, jnp) for x in xs)
 
 
-def _print_division(dtype: np.dtype) -> str | None:
-    return "/" if jnp.issubdtype(dtype, jnp.floating) else None
+def _print_division(a: Operand, b: Operand) -> str | None:
+    return "a / b" if is_floating(a.dtype) else None
 
 
-@op("Div", since=7, on_host=True, prints=_print_division)
+@op("Div", since=7, on_host=True, passes_through=neutral(1, 1), prints=_print_division)
 def div(a, b):
     """`a / b`, broadcast; integers are divided towards zero. a, b: any shapes, one number dtype -> that dtype.
 
@@ -121,7 +155,13 @@ def div_1(a, b, *, axis=None, broadcast=0, consumed_inputs=None):
     return div(a, aligned(a, b, axis=axis, broadcast=broadcast))
 
 
-@op("Mod", since=10, on_host=True)
+def _print_remainder(a: Operand, b: Operand, *, fmod: int) -> str | None:
+    if not (a.on_device or b.on_device):
+        return None
+    return "jnp.fmod(a, b)" if fmod else "a % b"
+
+
+@op("Mod", since=10, on_host=True, prints=_print_remainder)
 def mod(a, b, *, fmod=0):
     """The remainder, with the sign of `b` (of `a` for `fmod=1`). a, b: any shapes, one number dtype -> that dtype.
 
@@ -133,7 +173,17 @@ def mod(a, b, *, fmod=0):
     return xp.fmod(a, b) if fmod else xp.mod(a, b)
 
 
-@op("Pow", since=7, on_host=True)
+def _print_power(x: Operand, y: Operand) -> str | tuple[str, dict[str, Any]] | None:
+    exponent = scalar(y)
+    if not is_floating(x.dtype) or y.dtype not in (x.dtype, np.int64):
+        return None
+    if exponent is not None:
+        exponent = int(exponent) if float(exponent).is_integer() else exponent
+        return "x**exponent", {"exponent": exponent}
+    return "x**y" if y.dtype == x.dtype and y.on_device and (x.on_device or scalar(x) is not None) else None
+
+
+@op("Pow", since=7, on_host=True, passes_through=neutral(1, 1), prints=_print_power)
 def pow_(x, y):
     """`x ** y`, broadcast. x, y: any shapes, number dtypes that may differ -> the dtype of `x`.
 
@@ -168,7 +218,7 @@ def pow_1(x, y, *, axis=None, broadcast=0):
     return pow_(x, aligned(x, y, axis=axis, broadcast=broadcast))
 
 
-@op("Neg", since=6, on_host=True, prints="-")
+@op("Neg", since=6, on_host=True, prints="-x")
 def neg(x):
     """`-x`. Any shape, signed number dtype -> the same.
 
@@ -186,7 +236,7 @@ def neg_1(x, *, consumed_inputs=None):
     return neg(x)
 
 
-@op("Abs", since=6, on_host=True)
+@op("Abs", since=6, on_host=True, prints="jnp.abs(x)")
 def abs_(x):
     """`|x|`. Any shape, number dtype -> the same.
 
@@ -204,7 +254,7 @@ def abs__1(x, *, consumed_inputs=None):
     return abs_(x)
 
 
-@op("Sqrt", since=6, on_host=True, prints="jnp.sqrt")
+@op("Sqrt", since=6, on_host=True, prints="jnp.sqrt(x)")
 def sqrt(x):
     """The square root. Any shape, float -> the same.
 
@@ -222,7 +272,7 @@ def sqrt_1(x, *, consumed_inputs=None):
     return sqrt(x)
 
 
-@op("Reciprocal", since=6, on_host=True)
+@op("Reciprocal", since=6, on_host=True, prints="1 / x")
 def reciprocal(x):
     """`1 / x`. Any shape, float -> the same.
 
@@ -240,7 +290,7 @@ def reciprocal_1(x, *, consumed_inputs=None):
     return reciprocal(x)
 
 
-@op("Exp", since=6, on_host=True, prints="jnp.exp")
+@op("Exp", since=6, on_host=True, prints="jnp.exp(x)")
 def exp(x):
     """`e ** x`. Any shape, float -> the same.
 
@@ -258,7 +308,7 @@ def exp_1(x, *, consumed_inputs=None):
     return exp(x)
 
 
-@op("Log", since=6, on_host=True, prints="jnp.log")
+@op("Log", since=6, on_host=True, prints="jnp.log(x)")
 def log(x):
     """The natural logarithm. Any shape, float -> the same.
 
@@ -277,7 +327,7 @@ def log_1(x, *, consumed_inputs=None):
     return log(x)
 
 
-@op("Floor", since=6, on_host=True, prints="jnp.floor")
+@op("Floor", since=6, on_host=True, prints="jnp.floor(x)")
 def floor(x):
     """The next integer below. Any shape, float -> the same.
 
@@ -295,7 +345,7 @@ def floor_1(x, *, consumed_inputs=None):
     return floor(x)
 
 
-@op("Ceil", since=6, on_host=True, prints="jnp.ceil")
+@op("Ceil", since=6, on_host=True, prints="jnp.ceil(x)")
 def ceil(x):
     """The next integer above. Any shape, float -> the same.
 
@@ -313,7 +363,7 @@ def ceil_1(x, *, consumed_inputs=None):
     return ceil(x)
 
 
-@op("Round", since=11, on_host=True)
+@op("Round", since=11, on_host=True, prints="jnp.round(x)")
 def round_(x):
     """The nearest integer, halves to even. Any shape, float -> the same.
 
@@ -322,7 +372,7 @@ def round_(x):
     return array_namespace(x).round(x)
 
 
-@op("Sign", since=9, on_host=True, prints="jnp.sign")
+@op("Sign", since=9, on_host=True, prints="jnp.sign(x)")
 def sign(x):
     """-1, 0 or 1. Any shape, number dtype -> the same.
 
@@ -331,7 +381,7 @@ def sign(x):
     return array_namespace(x).sign(x)
 
 
-@op("Erf", since=9, prints="jax.lax.erf")
+@op("Erf", since=9, prints="jax.lax.erf(x)")
 def erf(x):
     """The error function. Any shape, float -> the same.
 
@@ -340,7 +390,7 @@ def erf(x):
     return jax.lax.erf(x)
 
 
-@op("IsNaN", since=9, on_host=True, prints="jnp.isnan")
+@op("IsNaN", since=9, on_host=True, prints="jnp.isnan(x)")
 def is_nan(x):
     """Where `x` is not a number. Any shape, float -> bool.
 
@@ -349,7 +399,11 @@ def is_nan(x):
     return array_namespace(x).isnan(x)
 
 
-@op("IsInf", since=10, on_host=True)
+def _print_is_inf(x: Operand, *, detect_negative: int, detect_positive: int) -> str | None:
+    return "jnp.isinf(x)" if detect_negative and detect_positive else None
+
+
+@op("IsInf", since=10, on_host=True, prints=_print_is_inf)
 def is_inf(x, *, detect_negative=1, detect_positive=1):
     """Where `x` is infinite, of the signs asked for. Any shape, float -> bool.
 
@@ -359,7 +413,16 @@ def is_inf(x, *, detect_negative=1, detect_positive=1):
     return infinite & ((x < 0) & bool(detect_negative) | (x > 0) & bool(detect_positive))
 
 
-@op("Min", since=8, on_host=True)
+def _print_folded(function: str) -> Callable[..., str]:
+    """The printing rule of a variadic operator that applies a function of two arguments again and again."""
+
+    def rule(*xs: Operand) -> str:
+        return functools.reduce(lambda text, i: f"{function}({text}, xs[{i}])", range(1, len(xs)), "xs[0]")
+
+    return rule
+
+
+@op("Min", since=8, on_host=True, passes_through=only_input, prints=_print_folded("jnp.minimum"))
 def min_(*xs):
     """The smallest of all inputs, broadcast; NaN if one is. Any shapes, one number dtype -> that dtype.
 
@@ -377,7 +440,7 @@ def min_1(*xs, consumed_inputs=None):
     return min_(*xs)
 
 
-@op("Max", since=8, on_host=True)
+@op("Max", since=8, on_host=True, passes_through=only_input, prints=_print_folded("jnp.maximum"))
 def max_(*xs):
     """The largest of all inputs, broadcast; NaN if one is. Any shapes, one number dtype -> that dtype.
 
@@ -406,7 +469,11 @@ def _greatest(a, b):
 _least_symbols, _greatest_symbols = np.frompyfunc(_least, 2, 1), np.frompyfunc(_greatest, 2, 1)
 
 
-@op("Sum", since=8, on_host=True)
+def _print_sum(*xs: Operand) -> str:
+    return " + ".join(f"xs[{i}]" for i in range(len(xs)))
+
+
+@op("Sum", since=8, on_host=True, passes_through=only_input, prints=_print_sum)
 def sum_(*xs):
     """The sum of all inputs, broadcast. Any shapes, one float dtype -> that dtype.
 
@@ -424,7 +491,7 @@ def sum_1(*xs, consumed_inputs=None):
     return sum_(*xs)
 
 
-@op("Mean", since=8)
+@op("Mean", since=8, passes_through=only_input, prints=lambda *xs: f"({_print_sum(*xs)}) / {len(xs)}")
 def mean(*xs):
     """The mean of all inputs, broadcast. Any shapes, one float dtype -> that dtype.
 
@@ -442,7 +509,13 @@ def mean_1(*xs, consumed_inputs=None):
     return mean(*xs)
 
 
-@op("Clip", since=11, on_host=True)
+def _print_clip(x: Operand, min: Operand | None = None, max: Operand | None = None) -> str:
+    if min is None or max is None:
+        return "x" if min is max else "jnp.maximum(x, min)" if max is None else "jnp.minimum(x, max)"
+    return "jax.nn.relu6(x)" if (scalar(min), scalar(max)) == (0, 6) else "jnp.clip(x, min, max)"
+
+
+@op("Clip", since=11, on_host=True, prints=_print_clip)
 def clip(x, min=None, max=None):
     """`x` between `min` and `max` (no axes, each may be absent). Any shape, number dtype -> the same.
 
@@ -453,7 +526,13 @@ def clip(x, min=None, max=None):
     return x if max is None else min_(x, max)
 
 
-@op("Clip", since=6, until=10)
+def _print_clip_6(x: Operand, *, min: float, max: float) -> str | None:
+    if (min, max) == (0, 6):
+        return "jax.nn.relu6(x)"
+    return "jnp.clip(x, min, max)" if fits_every_float(min) and fits_every_float(max) else None
+
+
+@op("Clip", since=6, until=10, prints=_print_clip_6)
 def clip_6(x, *, min=-3.4028234663852886e38, max=3.4028234663852886e38):
     """`x` between the attributes. Any shape, float -> the same.
 
@@ -472,7 +551,7 @@ def clip_1(x, *, min=None, max=None, consumed_inputs=None):
     return clip(x, min, max)
 
 
-@op("Where", since=9, on_host=True, prints="jnp.where")
+@op("Where", since=9, on_host=True, prints="jnp.where(condition, x, y)")
 def where(condition, x, y):
     """`x` where `condition`, else `y`, broadcast. Any shapes; bool and one dtype -> that dtype.
 

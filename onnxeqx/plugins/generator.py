@@ -9,10 +9,12 @@ import jax.numpy as jnp
 import numpy as np
 import onnx
 
+from .._printing import Operand
 from .._registry import op
 from .._sparse import dense
 from ..runtime import canonical_dtype, check_host_size, host_ints
 from ._operands import as_arrays
+from ._printing import fits_every_float, is_floating, known
 from .hookspecs import hookimpl
 
 
@@ -71,7 +73,20 @@ def constant_1(*, value):
     return constant(value=value)
 
 
-@op("ConstantOfShape", since=9, host=("input",), on_host=True, stores=True)
+_FILLED = {0: "jnp.zeros(input, dtype)", 1: "jnp.ones(input, dtype)"}
+
+
+def _print_constant_of_shape(input: Operand, *, value: Any = None) -> tuple[str, dict[str, Any]] | None:
+    fill = np.zeros((), np.float32) if value is None else np.asarray(value)
+    number = fill.reshape(-1)[0].item()
+    if known(input) is None or not (is_floating(fill.dtype) or fill.dtype in (np.bool_, np.int32, np.int64)):
+        return None
+    if not fits_every_float(number):
+        return None
+    return _FILLED.get(number, "jnp.full(input, number, dtype)"), {"number": number, "dtype": fill.dtype}
+
+
+@op("ConstantOfShape", since=9, host=("input",), on_host=True, stores=True, prints=_print_constant_of_shape)
 def constant_of_shape(input, *, value=None):
     """`value` (one element, float32 zero by default) in the given shape -> NumPy array of the dtype of `value`.
 
@@ -97,7 +112,19 @@ def _symbolic(*sizes: Any) -> bool:
     return any(jax.export.is_symbolic_dim(size) for size in sizes)
 
 
-@op("Range", since=27, host=("start", "limit", "delta"), on_host=True, dtypes=("stash_type",))
+def _print_range(
+    start: Operand, limit: Operand, delta: Operand, *, stash_type: int = 1
+) -> tuple[str, dict[str, Any]] | None:
+    bounds = [known(operand) for operand in (start, limit, delta)]
+    if start.dtype not in (np.int32, np.int64) or None in bounds:
+        return None
+    first, _, step = bounds
+    numbers = "start, limit, delta" if step != (1,) else "limit" if first == (0,) else "start, limit"
+    dtype = "" if start.dtype == np.int64 else ", dtype=dtype"  # JAX's own is that of int64
+    return f"jnp.arange({numbers}{dtype})", {"dtype": start.dtype}
+
+
+@op("Range", since=27, host=("start", "limit", "delta"), on_host=True, dtypes=("stash_type",), prints=_print_range)
 def range_(start, limit, delta, *, stash_type=onnx.TensorProto.FLOAT):
     """`start`, `start + delta`, … before `limit` -> NumPy vector of their dtype. 16-bit floats count in `stash_type`.
 
@@ -124,7 +151,7 @@ def _numpy_dtype(dtype: Any) -> np.dtype:
     return np.dtype(onnx.helper.tensor_dtype_to_np_dtype(dtype) if isinstance(dtype, int) else dtype)
 
 
-@op("Range", since=11, until=26, host=("start", "limit", "delta"), on_host=True)
+@op("Range", since=11, until=26, host=("start", "limit", "delta"), on_host=True, prints=_print_range)
 def range_11(start, limit, delta):
     """`start`, `start + delta`, … before `limit` -> NumPy vector of their dtype.
 

@@ -7,9 +7,11 @@ import jax.export
 import jax.numpy as jnp
 import numpy as np
 
+from .._printing import Operand
 from .._registry import op
 from ..runtime import array_namespace, canonical_dtype, host_ints, normalize_axes
 from ._operands import Namespace, as_array, as_arrays, known
+from ._printing import same, scalar, subscript
 from .hookspecs import hookimpl
 
 _REDUCTIONS = {
@@ -20,7 +22,17 @@ _REDUCTIONS = {
 }
 
 
-@op("Gather", since=1, on_host=True)
+def _print_gather(data: Operand, indices: Operand, *, axis: int) -> str | None:
+    if axis < 0 and data.ndim is None:
+        return None
+    axis = axis + data.ndim if axis < 0 and data.ndim is not None else axis
+    if scalar(indices) is not None:
+        return f"data{subscript({axis: str(scalar(indices))}, data.ndim)}"
+    is_table = indices.value is not None and indices.value.dtype != object and indices.value.ndim > 0
+    return f"data{subscript({axis: 'indices'}, data.ndim)}" if indices.on_device or is_table else None
+
+
+@op("Gather", since=1, on_host=True, prints=_print_gather)
 def gather(data, indices, *, axis=0):
     """Slices of `data` at `indices` (negative ones count from the end) along `axis`. Any dtype; integer indices.
 
@@ -43,7 +55,17 @@ def _index(indices: Any) -> Any:
     return jnp.asarray(index) if jax.export.is_symbolic_dim(index) else index
 
 
-@op("GatherElements", since=11, on_host=True)
+def _print_gather_elements(data: Operand, indices: Operand, *, axis: int) -> str | None:
+    if data.shape is None or indices.shape is None or not indices.on_device:
+        return None
+    along = axis % len(data.shape)
+    others = [i for i in range(len(data.shape)) if i != along]
+    if not all(same(data.shape[i], indices.shape[i]) for i in others):
+        return None
+    return "jnp.take_along_axis(data, indices, axis=axis)"
+
+
+@op("GatherElements", since=11, on_host=True, prints=_print_gather_elements)
 def gather_elements(data, indices, *, axis=0):
     """`out[i, j] = data[indices[i, j], j]` (for `axis` 0). The shape of `indices`, the dtype of `data`.
 
@@ -56,7 +78,14 @@ def gather_elements(data, indices, *, axis=0):
     return xp.take_along_axis(data[extent], indices, axis=axis)
 
 
-@op("GatherND", since=12, on_host=True)
+def _print_gather_nd(data: Operand, indices: Operand, *, batch_dims: int = 0) -> str | None:
+    count = indices.shape[-1] if indices.shape else None
+    if batch_dims or not indices.on_device or not isinstance(count, int) or not 0 < count <= 4:
+        return None
+    return f"data[{', '.join(f'indices[..., {i}]' for i in range(count))}]"
+
+
+@op("GatherND", since=12, on_host=True, prints=_print_gather_nd)
 def gather_nd(data, indices, *, batch_dims=0):
     """Slices of `data` at the coordinates in the last axis of `indices`. The dtype of `data`.
 
@@ -77,7 +106,7 @@ def _with_axes_after(array: Any, ndim: int) -> Any:
     return array.reshape(array.shape + (1,) * (ndim - array.ndim))
 
 
-@op("GatherND", since=11, until=11, on_host=True)
+@op("GatherND", since=11, until=11, on_host=True, prints=_print_gather_nd)
 def gather_nd_11(data, indices):
     """Slices of `data` at the coordinates in the last axis of `indices`. The dtype of `data`.
 

@@ -4,13 +4,14 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from .._printing import Operand
 from .._registry import op
 from ._operands import aligned
 from .hookspecs import hookimpl
 from .reduction import widened
 
 
-@op("MatMul", since=1, prints="@")
+@op("MatMul", since=1, prints="a @ b")
 def mat_mul(a, b):
     """The matrix product over the last two axes, as `numpy.matmul`. a: (*n, i, j), b: (*n, j, k) -> (*n, i, k), one dtype.
 
@@ -19,7 +20,16 @@ def mat_mul(a, b):
     return a @ b
 
 
-@op("Gemm", since=7)
+def _print_gemm(
+    a: Operand, b: Operand, c: Operand | None = None, *, alpha: float, beta: float, transA: int, transB: int
+) -> str | None:
+    if alpha != 1 or (beta != 1 and c is not None):
+        return None
+    product = f"{'a.T' if transA else 'a'} @ {'b.T' if transB else 'b'}"
+    return product if c is None else f"{product} + c"
+
+
+@op("Gemm", since=7, prints=_print_gemm)
 def gemm(a, b, c=None, *, alpha=1.0, beta=1.0, transA=0, transB=0):
     """`alpha * a @ b + beta * c`. a: (i, j), b: (j, k), each transposed on request; c broadcasts -> (i, k), one dtype.
 
@@ -46,7 +56,7 @@ def gemm_1(a, b, c, *, alpha=1.0, beta=1.0, broadcast=0, transA=0, transB=0):
     )
 
 
-@op("Einsum", since=12)
+@op("Einsum", since=12, prints="jnp.einsum(equation, *inputs)")
 def einsum(*inputs, equation):
     """The sum of products that `equation` describes, as `numpy.einsum`. One dtype -> that dtype.
 

@@ -1,12 +1,14 @@
 """Comparisons, Boolean and bitwise logic, element by element, with NumPy's broadcasting; also on the host."""
 
+from .._printing import Operand
 from .._registry import op
 from ..runtime import array_namespace
 from ._operands import aligned
+from .elementwise import neutral
 from .hookspecs import hookimpl
 
 
-@op("And", since=7, on_host=True, prints="&")
+@op("And", since=7, on_host=True, passes_through=neutral(True, 0, 1), prints="a & b")
 def and_(a, b):
     """Logical and, broadcast. Any shapes, bool -> bool.
 
@@ -24,7 +26,7 @@ def and_1(a, b, *, axis=None, broadcast=0):
     return and_(a, aligned(a, b, axis=axis, broadcast=broadcast))
 
 
-@op("Or", since=7, on_host=True, prints="|")
+@op("Or", since=7, on_host=True, passes_through=neutral(False, 0, 1), prints="a | b")
 def or_(a, b):
     """Logical or, broadcast. Any shapes, bool -> bool.
 
@@ -42,7 +44,7 @@ def or_1(a, b, *, axis=None, broadcast=0):
     return or_(a, aligned(a, b, axis=axis, broadcast=broadcast))
 
 
-@op("Xor", since=7, on_host=True, prints="^")
+@op("Xor", since=7, on_host=True, passes_through=neutral(False, 0, 1), prints="a ^ b")
 def xor(a, b):
     """Logical exclusive or, broadcast. Any shapes, bool -> bool.
 
@@ -60,7 +62,11 @@ def xor_1(a, b, *, axis=None, broadcast=0):
     return xor(a, aligned(a, b, axis=axis, broadcast=broadcast))
 
 
-@op("Not", since=1, on_host=True)
+def _print_not(x: Operand) -> str | None:
+    return "~x" if x.on_device else None
+
+
+@op("Not", since=1, on_host=True, prints=_print_not)
 def not_(x):
     """Logical not. Any shape, bool -> bool.
 
@@ -69,7 +75,7 @@ def not_(x):
     return array_namespace(x).logical_not(x)  # `~` of a Python bool, such as `x.shape[0] == 1`, is an integer
 
 
-@op("Equal", since=7, on_host=True, prints="==")
+@op("Equal", since=7, on_host=True, prints="a == b")
 def equal(a, b):
     """`a == b`, broadcast. Any shapes, one dtype -> bool.
 
@@ -87,7 +93,7 @@ def equal_1(a, b, *, axis=None, broadcast=0):
     return equal(a, aligned(a, b, axis=axis, broadcast=broadcast))
 
 
-@op("Less", since=7, on_host=True, prints="<")
+@op("Less", since=7, on_host=True, prints="a < b")
 def less(a, b):
     """`a < b`, broadcast. Any shapes, one dtype -> bool.
 
@@ -105,7 +111,7 @@ def less_1(a, b, *, axis=None, broadcast=0):
     return less(a, aligned(a, b, axis=axis, broadcast=broadcast))
 
 
-@op("Greater", since=7, on_host=True, prints=">")
+@op("Greater", since=7, on_host=True, prints="a > b")
 def greater(a, b):
     """`a > b`, broadcast. Any shapes, one dtype -> bool.
 
@@ -123,7 +129,7 @@ def greater_1(a, b, *, axis=None, broadcast=0):
     return greater(a, aligned(a, b, axis=axis, broadcast=broadcast))
 
 
-@op("LessOrEqual", since=12, on_host=True, prints="<=")
+@op("LessOrEqual", since=12, on_host=True, prints="a <= b")
 def less_or_equal(a, b):
     """`a <= b`, broadcast. Any shapes, one dtype -> bool.
 
@@ -132,7 +138,7 @@ def less_or_equal(a, b):
     return a <= b
 
 
-@op("GreaterOrEqual", since=12, on_host=True, prints=">=")
+@op("GreaterOrEqual", since=12, on_host=True, prints="a >= b")
 def greater_or_equal(a, b):
     """`a >= b`, broadcast. Any shapes, one dtype -> bool.
 
@@ -150,7 +156,7 @@ def bit_shift(x, y, *, direction):
     return x << y if direction == "LEFT" else x >> y
 
 
-@op("BitwiseAnd", since=18, on_host=True, prints="&")
+@op("BitwiseAnd", since=18, on_host=True, prints="a & b")
 def bitwise_and(a, b):
     """`a & b`, bit by bit, broadcast. Any shapes, one integer dtype -> that dtype.
 
@@ -159,7 +165,7 @@ def bitwise_and(a, b):
     return a & b
 
 
-@op("BitwiseOr", since=18, on_host=True, prints="|")
+@op("BitwiseOr", since=18, on_host=True, prints="a | b")
 def bitwise_or(a, b):
     """`a | b`, bit by bit, broadcast. Any shapes, one integer dtype -> that dtype.
 
@@ -168,7 +174,7 @@ def bitwise_or(a, b):
     return a | b
 
 
-@op("BitwiseXor", since=18, on_host=True, prints="^")
+@op("BitwiseXor", since=18, on_host=True, prints="a ^ b")
 def bitwise_xor(a, b):
     """`a ^ b`, bit by bit, broadcast. Any shapes, one integer dtype -> that dtype.
 
@@ -177,7 +183,7 @@ def bitwise_xor(a, b):
     return a ^ b
 
 
-@op("BitwiseNot", since=18, on_host=True, prints="~")
+@op("BitwiseNot", since=18, on_host=True, prints="~x")
 def bitwise_not(x):
     """All bits flipped. Any shape, integer -> the same.
 

@@ -4,13 +4,44 @@ from typing import Any
 
 import numpy as np
 
+from .._graph import Call, Kind, Value
+from .._printing import Operand
 from .._registry import op
 from ..runtime import check_host_size, host_ints, normalize_axes
 from ._operands import Namespace, as_array, as_arrays
+from ._printing import fits_every_float, known_axes, known_ints, scalar
 from .hookspecs import hookimpl
 
 
-@op("Pad", since=18, host=("pads", "axes"), on_host=True)
+def _print_pad(
+    data: Operand,
+    pads: Any,
+    constant_value: Operand | None = None,
+    axes: Operand | None = None,
+    *,
+    mode: str,
+    value: float = 0.0,
+) -> tuple[str, dict[str, Any]] | None:
+    widths, ndim = known_ints(pads), data.ndim or 0
+    along = known_axes(range(ndim) if axes is None else axes, data.ndim)
+    fill = value if constant_value is None else scalar(constant_value)
+    if widths is None or along is None or fill is None or min(widths, default=0) < 0 or not fits_every_float(fill):
+        return None
+    pairs = dict(zip(along, zip(widths, widths[len(widths) // 2 :], strict=False), strict=False))
+    options = ", constant_values=fill" if fill and mode == "constant" else ""
+    return f"jnp.pad(data, widths, mode=mode{options})", {
+        "widths": tuple(pairs.get(i, (0, 0)) for i in range(ndim)),
+        "fill": fill,
+    }
+
+
+def _pads_nothing(call: Call) -> Value | None:
+    """The input of a Pad by known widths that are all zero."""
+    pads = call.operand(1)
+    return call.operand(0) if pads.kind is Kind.CONST and pads.array is not None and not pads.array.any() else None
+
+
+@op("Pad", since=18, host=("pads", "axes"), on_host=True, passes_through=_pads_nothing, prints=_print_pad)
 def pad(data, pads, constant_value=None, axes=None, *, mode="constant"):
     """`pads` elements before and after each of `axes`; negative ones crop. Any shape and dtype.
 
@@ -43,7 +74,7 @@ def _negative(width: Any) -> int:
     return min(width, 0) if isinstance(width, int) else 0
 
 
-@op("Pad", since=11, until=17, host=("pads",), on_host=True)
+@op("Pad", since=11, until=17, host=("pads",), on_host=True, passes_through=_pads_nothing, prints=_print_pad)
 def pad_11(data, pads, constant_value=None, *, mode="constant"):
     """`pads` elements before and after each axis; negative ones crop. Any shape and dtype.
 
@@ -52,7 +83,7 @@ def pad_11(data, pads, constant_value=None, *, mode="constant"):
     return pad(data, pads, constant_value, mode=mode)
 
 
-@op("Pad", since=2, until=10, on_host=True)
+@op("Pad", since=2, until=10, on_host=True, prints=_print_pad)
 def pad_2(data, *, pads, mode="constant", value=0.0):
     """`pads` elements before and after each axis; negative ones crop. Any shape, float.
 

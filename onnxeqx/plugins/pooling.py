@@ -1,7 +1,7 @@
 """Pooling over windows and over whole maps, channels first, over any number of spatial axes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,8 +10,10 @@ from jax import lax
 
 from .._convolution import accumulator
 from .._pooling import Windows, window_arg_maxima, window_maxima, window_sums
+from .._printing import Operand
 from .._registry import op
 from ..runtime import host_ints
+from ._printing import axis_keyword
 from .hookspecs import hookimpl
 
 
@@ -147,7 +149,16 @@ def lp_pool_1(x, *, auto_pad="NOTSET", kernel_shape=None, p=2.0, pads=None, stri
     return lp_pool(x, auto_pad=auto_pad, kernel_shape=kernel_shape or x.shape[2:], p=p, pads=pads, strides=strides)
 
 
-@op("GlobalAveragePool", since=1)
+def _print_over_map(function: str) -> Callable[[Operand], str | None]:
+    """The printing rule of a reduction over all spatial axes."""
+
+    def rule(x: Operand) -> str | None:
+        return f"{function}(x{axis_keyword(range(2, x.ndim))}, keepdims=True)" if (x.ndim or 0) > 2 else None
+
+    return rule
+
+
+@op("GlobalAveragePool", since=1, prints=_print_over_map("jnp.mean"))
 def global_average_pool(x):
     """The mean of each map. x: (batch, channels, *spatial), float -> (batch, channels, 1, ..., 1).
 
@@ -156,7 +167,7 @@ def global_average_pool(x):
     return jnp.mean(x, axis=_spatial(x), keepdims=True)
 
 
-@op("GlobalMaxPool", since=1)
+@op("GlobalMaxPool", since=1, prints=_print_over_map("jnp.max"))
 def global_max_pool(x):
     """The maximum of each map. x: (batch, channels, *spatial), float -> (batch, channels, 1, ..., 1).
 

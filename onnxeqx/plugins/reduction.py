@@ -8,14 +8,46 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._printing import Operand
 from .._registry import op
 from ..runtime import canonical_dtype, host_ints
 from ._operands import as_arrays
+from ._printing import axis_keyword, is_floating, is_known_size, is_number, known_axes, known_ints, sums_to_itself
 from .elementwise import div
 from .hookspecs import hookimpl
 
 
-@op("ReduceSum", since=13, host=("axes",), on_host=True)
+def _print_reduction(function: str, dtypes: Callable[..., bool], *, of_none: bool) -> Callable[..., str | None]:
+    """The printing rule of a reduction; `of_none` says whether it has a result where there are no elements."""
+
+    def rule(data: Operand, axes: Any = None, *, keepdims: int, noop_with_empty_axes: int = 0) -> str | None:
+        along = known_ints(axes)
+        if not dtypes(data.dtype) or (axes is not None and along is None) or (not along and noop_with_empty_axes):
+            return None
+        if not of_none and not _has_elements(data, along):
+            return None
+        options = f"{axis_keyword(along or None)}{', keepdims=True' if keepdims else ''}"
+        return f"{function}(data{options})"
+
+    return rule
+
+
+def _has_elements(data: Operand, axes: tuple[int, ...] | None) -> bool:
+    """Whether each set of elements along the axes certainly has one."""
+    along = known_axes(axes or range(data.ndim or 0), data.ndim)
+    if along is None or data.shape is None:
+        return False
+    return all(is_known_size(data.shape[axis]) and data.shape[axis] > 0 for axis in along)
+
+
+_SUM = _print_reduction("jnp.sum", sums_to_itself, of_none=True)
+_MEAN = _print_reduction("jnp.mean", is_floating, of_none=True)
+_MAX = _print_reduction("jnp.max", is_number, of_none=False)
+_MIN = _print_reduction("jnp.min", is_number, of_none=False)
+_PROD = _print_reduction("jnp.prod", sums_to_itself, of_none=True)
+
+
+@op("ReduceSum", since=13, host=("axes",), on_host=True, prints=_SUM)
 def reduce_sum(data, axes=None, *, keepdims=1, noop_with_empty_axes=0):
     """The sum along `axes`, all by default. Any shape, number dtype -> the same dtype.
 
@@ -24,7 +56,7 @@ def reduce_sum(data, axes=None, *, keepdims=1, noop_with_empty_axes=0):
     return _reduced(_reduce_sum, data, axes, keepdims, noop_with_empty_axes)
 
 
-@op("ReduceSum", since=1, until=12, on_host=True)
+@op("ReduceSum", since=1, until=12, on_host=True, prints=_SUM)
 def reduce_sum_1(data, *, axes=None, keepdims=1):
     """The sum along `axes`, all by default. Any shape, number dtype -> the same dtype.
 
@@ -37,7 +69,7 @@ def _reduce_sum(xp: Any, x: Any, axes: tuple[int, ...] | None, keepdims: bool) -
     return xp.sum(x, axis=axes, keepdims=keepdims, dtype=x.dtype)
 
 
-@op("ReduceMean", since=18, host=("axes",), on_host=True)
+@op("ReduceMean", since=18, host=("axes",), on_host=True, prints=_MEAN)
 def reduce_mean(data, axes=None, *, keepdims=1, noop_with_empty_axes=0):
     """The mean along `axes`, all by default. Any shape, number dtype -> the same dtype.
 
@@ -46,7 +78,7 @@ def reduce_mean(data, axes=None, *, keepdims=1, noop_with_empty_axes=0):
     return _reduced(_reduce_mean, data, axes, keepdims, noop_with_empty_axes)
 
 
-@op("ReduceMean", since=1, until=17, on_host=True)
+@op("ReduceMean", since=1, until=17, on_host=True, prints=_MEAN)
 def reduce_mean_1(data, *, axes=None, keepdims=1):
     """The mean along `axes`, all by default. Any shape, number dtype -> the same dtype.
 
@@ -62,7 +94,7 @@ def _reduce_mean(xp: Any, x: Any, axes: tuple[int, ...] | None, keepdims: bool) 
     return div(_reduce_sum(xp, x, axes, keepdims), count)
 
 
-@op("ReduceMax", since=18, host=("axes",), on_host=True)
+@op("ReduceMax", since=18, host=("axes",), on_host=True, prints=_MAX)
 def reduce_max(data, axes=None, *, keepdims=1, noop_with_empty_axes=0):
     """The maximum along `axes`, all by default. Any shape, number dtype -> the same dtype.
 
@@ -71,7 +103,7 @@ def reduce_max(data, axes=None, *, keepdims=1, noop_with_empty_axes=0):
     return _reduced(_reduce_max, data, axes, keepdims, noop_with_empty_axes)
 
 
-@op("ReduceMax", since=1, until=17, on_host=True)
+@op("ReduceMax", since=1, until=17, on_host=True, prints=_MAX)
 def reduce_max_1(data, *, axes=None, keepdims=1):
     """The maximum along `axes`, all by default. Any shape, number dtype -> the same dtype.
 
@@ -84,7 +116,7 @@ def _reduce_max(xp: Any, x: Any, axes: tuple[int, ...] | None, keepdims: bool) -
     return _extreme(xp.max, x, axes, keepdims, _lowest)
 
 
-@op("ReduceMin", since=18, host=("axes",), on_host=True)
+@op("ReduceMin", since=18, host=("axes",), on_host=True, prints=_MIN)
 def reduce_min(data, axes=None, *, keepdims=1, noop_with_empty_axes=0):
     """The minimum along `axes`, all by default. Any shape, number dtype -> the same dtype.
 
@@ -93,7 +125,7 @@ def reduce_min(data, axes=None, *, keepdims=1, noop_with_empty_axes=0):
     return _reduced(_reduce_min, data, axes, keepdims, noop_with_empty_axes)
 
 
-@op("ReduceMin", since=1, until=17, on_host=True)
+@op("ReduceMin", since=1, until=17, on_host=True, prints=_MIN)
 def reduce_min_1(data, *, axes=None, keepdims=1):
     """The minimum along `axes`, all by default. Any shape, number dtype -> the same dtype.
 
@@ -106,7 +138,7 @@ def _reduce_min(xp: Any, x: Any, axes: tuple[int, ...] | None, keepdims: bool) -
     return _extreme(xp.min, x, axes, keepdims, _highest)
 
 
-@op("ReduceProd", since=18, host=("axes",), on_host=True)
+@op("ReduceProd", since=18, host=("axes",), on_host=True, prints=_PROD)
 def reduce_prod(data, axes=None, *, keepdims=1, noop_with_empty_axes=0):
     """The product along `axes`, all by default. Any shape, number dtype -> the same dtype.
 
@@ -115,7 +147,7 @@ def reduce_prod(data, axes=None, *, keepdims=1, noop_with_empty_axes=0):
     return _reduced(_reduce_prod, data, axes, keepdims, noop_with_empty_axes)
 
 
-@op("ReduceProd", since=1, until=17, on_host=True)
+@op("ReduceProd", since=1, until=17, on_host=True, prints=_PROD)
 def reduce_prod_1(data, *, axes=None, keepdims=1):
     """The product along `axes`, all by default. Any shape, number dtype -> the same dtype.
 
@@ -281,7 +313,16 @@ def square_root(x: Any) -> Any:
     return jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, x)))
 
 
-@op("ArgMax", since=12)
+def _print_position(function: str) -> Callable[..., str | None]:
+    def rule(data: Operand, *, axis: int, keepdims: int, select_last_index: int = 0) -> str | None:
+        if select_last_index:
+            return None
+        return f"{function}(data, axis=axis{', keepdims=True' if keepdims else ''})"
+
+    return rule
+
+
+@op("ArgMax", since=12, prints=_print_position("jnp.argmax"))
 def arg_max(data, *, axis=0, keepdims=1, select_last_index=0):
     """Where the largest element along `axis` is, the first (or last) of equal ones. Any shape, number dtype -> int64.
 
@@ -290,7 +331,7 @@ def arg_max(data, *, axis=0, keepdims=1, select_last_index=0):
     return _position(jnp.argmax, data, axis, keepdims, select_last_index)
 
 
-@op("ArgMax", since=1, until=11)
+@op("ArgMax", since=1, until=11, prints=_print_position("jnp.argmax"))
 def arg_max_1(data, *, axis=0, keepdims=1):
     """Where the largest element along `axis` is, the first of equal ones. Any shape, number dtype -> int64.
 
@@ -299,7 +340,7 @@ def arg_max_1(data, *, axis=0, keepdims=1):
     return arg_max(data, axis=axis, keepdims=keepdims)
 
 
-@op("ArgMin", since=12)
+@op("ArgMin", since=12, prints=_print_position("jnp.argmin"))
 def arg_min(data, *, axis=0, keepdims=1, select_last_index=0):
     """Where the smallest element along `axis` is, the first (or last) of equal ones. Any shape, number dtype -> int64.
 
@@ -308,7 +349,7 @@ def arg_min(data, *, axis=0, keepdims=1, select_last_index=0):
     return _position(jnp.argmin, data, axis, keepdims, select_last_index)
 
 
-@op("ArgMin", since=1, until=11)
+@op("ArgMin", since=1, until=11, prints=_print_position("jnp.argmin"))
 def arg_min_1(data, *, axis=0, keepdims=1):
     """Where the smallest element along `axis` is, the first of equal ones. Any shape, number dtype -> int64.
 
@@ -323,7 +364,14 @@ def _position(function: Callable[..., Any], x: Any, axis: int, keepdims: int, la
     return found.astype(canonical_dtype(np.int64))
 
 
-@op("CumSum", since=11, host=("axis",), on_host=True)
+def _print_cum_sum(x: Operand, axis: Operand, *, exclusive: int, reverse: int) -> str | None:
+    along = known_ints(axis)
+    if exclusive or reverse or along is None or not sums_to_itself(x.dtype):
+        return None
+    return f"jnp.cumsum(x{axis_keyword(along)})"
+
+
+@op("CumSum", since=11, host=("axis",), on_host=True, prints=_print_cum_sum)
 def cum_sum(x, axis, *, exclusive=0, reverse=0):
     """The running sum along `axis`. Any shape, number dtype -> the same.
 

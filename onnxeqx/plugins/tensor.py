@@ -6,9 +6,12 @@ from typing import Any
 
 import numpy as np
 
+from .._graph import Call, Kind, Value
+from .._printing import Operand
 from .._registry import op
 from ..runtime import check_host_size, host_ints, normalize_axes
 from ._operands import as_array, as_arrays, shape_array
+from ._printing import is_known_size, known, known_axes, known_ints, same, subscript
 from .hookspecs import hookimpl
 
 # At and beyond this, ONNX files mean "to the end": both the 32-bit and the 64-bit maximum are in use.
@@ -55,7 +58,25 @@ def _shape_of(data: Any) -> tuple[Any, ...]:
     return tuple(data.shape) if hasattr(data, "shape") else as_array(data, np).shape
 
 
-@op("Reshape", since=14, host=("shape",), on_host=True)
+def _print_reshape(data: Operand, shape: Operand, *, allowzero: int = 0) -> str | None:
+    dims = known(shape)
+    if dims is None:
+        return None
+    zeros = [] if allowzero else [i for i, dim in enumerate(dims) if isinstance(dim, int) and dim == 0]
+    if not zeros:
+        return "data.reshape(*shape)"
+    return f"data.reshape({', '.join(f'data.shape[{i}]' if i in zeros else f'shape[{i}]' for i in range(len(dims)))})"
+
+
+def _keeps_shape(call: Call) -> Value | None:
+    """The input of a Reshape or an Expand whose result has the same shape."""
+    x, y = call.operand(0), call.outputs[0]
+    if x.shape is None or y.shape is None or len(x.shape) != len(y.shape):
+        return None
+    return x if all(same(before, after) for before, after in zip(x.shape, y.shape, strict=True)) else None
+
+
+@op("Reshape", since=14, host=("shape",), on_host=True, passes_through=_keeps_shape, prints=_print_reshape)
 def reshape(data, shape, *, allowzero=0):
     """The same elements in another shape; -1 is inferred, 0 copies a dimension unless `allowzero`. Any dtype.
 
@@ -68,7 +89,7 @@ def reshape(data, shape, *, allowzero=0):
     return data.reshape(dims)
 
 
-@op("Reshape", since=5, until=13, host=("shape",), on_host=True)
+@op("Reshape", since=5, until=13, host=("shape",), on_host=True, passes_through=_keeps_shape, prints=_print_reshape)
 def reshape_5(data, shape):
     """The same elements in another shape; -1 is inferred, 0 copies a dimension. Any dtype.
 
@@ -86,7 +107,15 @@ def reshape_1(data, *, shape=None, consumed_inputs=None):
     return reshape(data, shape or ())
 
 
-@op("Flatten", since=1, on_host=True)
+def _print_flatten(input: Operand, *, axis: int) -> str | None:
+    if axis == 0:
+        return "input.reshape(1, -1)"
+    if axis == input.ndim:
+        return "input.reshape(-1, 1)"
+    return "jax.lax.collapse(input, 1)" if axis == 1 and input.on_device else None
+
+
+@op("Flatten", since=1, on_host=True, passes_through=_keeps_shape, prints=_print_flatten)
 def flatten(input, *, axis=1):
     """Two axes: those before `axis` and those from `axis` on. Any shape and dtype. Negative axes exist since 11.
 
@@ -97,7 +126,12 @@ def flatten(input, *, axis=1):
     return input.reshape(math.prod(input.shape[:axis]), math.prod(input.shape[axis:]))
 
 
-@op("Squeeze", since=13, host=("axes",), on_host=True)
+def _print_squeeze(data: Operand, axes: Operand | tuple[int, ...] | None = None) -> tuple[str, dict[str, Any]] | None:
+    dims = known_ints(axes)
+    return ("jnp.squeeze(data, axis=axis)", {"axis": dims[0] if len(dims) == 1 else dims}) if dims else None
+
+
+@op("Squeeze", since=13, host=("axes",), on_host=True, prints=_print_squeeze)
 def squeeze(data, axes=None):
     """Without `axes`, or without any axis of size 1 where none are given. Any dtype.
 
@@ -108,7 +142,7 @@ def squeeze(data, axes=None):
     return xp.squeeze(data, axis=axes or tuple(i for i, dim in enumerate(data.shape) if dim == 1))
 
 
-@op("Squeeze", since=1, until=12, on_host=True)
+@op("Squeeze", since=1, until=12, on_host=True, prints=_print_squeeze)
 def squeeze_1(data, *, axes=None):
     """Without `axes`, or without any axis of size 1 where none are given. Any dtype.
 
@@ -117,7 +151,21 @@ def squeeze_1(data, *, axes=None):
     return squeeze(data, axes)
 
 
-@op("Unsqueeze", since=13, host=("axes",), on_host=True)
+def _print_unsqueeze(data: Operand, axes: Operand | tuple[int, ...]) -> str | None:
+    inserted = known_ints(axes)
+    ndim = data.ndim
+    if ndim is None:
+        return {(0,): "data[None]", (-1,): "data[..., None]"}.get(inserted or ())
+    found = known_axes(inserted, ndim + len(inserted or ()))
+    if not found:
+        return None
+    entries = dict.fromkeys(found, "None")
+    if ndim == 1:  # a vector shows where its axis is
+        entries |= {axis: ":" for axis in range(ndim + len(found)) if axis not in found}
+    return f"data{subscript(entries, ndim + len(found))}"
+
+
+@op("Unsqueeze", since=13, host=("axes",), on_host=True, prints=_print_unsqueeze)
 def unsqueeze(data, axes):
     """With axes of size 1 inserted, so that they stand at `axes` of the output. Any dtype.
 
@@ -127,7 +175,7 @@ def unsqueeze(data, axes):
     return xp.expand_dims(data, host_ints(axes))
 
 
-@op("Unsqueeze", since=1, until=12, on_host=True)
+@op("Unsqueeze", since=1, until=12, on_host=True, prints=_print_unsqueeze)
 def unsqueeze_1(data, *, axes):
     """With axes of size 1 inserted, so that they stand at `axes` of the output. Any dtype.
 
@@ -136,7 +184,17 @@ def unsqueeze_1(data, *, axes):
     return unsqueeze(data, axes)
 
 
-@op("Transpose", since=1, on_host=True)
+def _print_transpose(data: Operand, *, perm: tuple[int, ...] | None) -> str:
+    return "data.T" if perm is None or tuple(perm) == (1, 0) else "data.transpose(*perm)"
+
+
+def _keeps_order(call: Call) -> Value | None:
+    """The input of a Transpose that changes nothing."""
+    perm = call.attributes.get("perm") or ()
+    return call.operand(0) if perm and tuple(perm) == tuple(range(len(perm))) else None
+
+
+@op("Transpose", since=1, on_host=True, passes_through=_keeps_order, prints=_print_transpose)
 def transpose(data, *, perm=None):
     """Axes in the order `perm`, reversed by default. Any shape and dtype.
 
@@ -146,7 +204,15 @@ def transpose(data, *, perm=None):
     return xp.transpose(data, perm)
 
 
-@op("Concat", since=4, on_host=True, passes_through=lambda call: len(call.inputs) == 1)
+def only_input(call: Call) -> Value | None:
+    """The input of a variadic operator that has one."""
+    return call.operand(0) if len(call.inputs) == 1 else None
+
+
+_CONCATENATE = "jnp.concatenate([*inputs], axis=axis)"
+
+
+@op("Concat", since=4, on_host=True, passes_through=only_input, prints=_CONCATENATE)
 def concat(*inputs, axis):
     """The inputs one after another along `axis`; other axes and the dtype are equal.
 
@@ -156,7 +222,7 @@ def concat(*inputs, axis):
     return xp.concatenate(inputs, axis=axis)
 
 
-@op("Concat", since=1, until=3, on_host=True)
+@op("Concat", since=1, until=3, on_host=True, passes_through=only_input, prints=_CONCATENATE)
 def concat_1(*inputs, axis=1):
     """The inputs one after another along `axis`, 1 by default; other axes and the dtype are equal.
 
@@ -165,7 +231,28 @@ def concat_1(*inputs, axis=1):
     return concat(*inputs, axis=axis)
 
 
-@op("Split", since=18, host=("split",), on_host=True)
+def _print_split(
+    input: Operand,
+    split: Operand | tuple[int, ...] | None = None,
+    *,
+    axis: int,
+    num_outputs: int | None = None,
+    n_outputs: int,
+) -> tuple[str, dict[str, Any]] | None:
+    sizes = known_ints(split)
+    if input.ndim is None or input.shape is None or n_outputs == 1 or (num_outputs or n_outputs) != n_outputs:
+        return None
+    total = input.shape[axis]
+    if split is None and isinstance(total, int) and total % n_outputs == 0:
+        sizes = (total // n_outputs,) * n_outputs
+    if sizes is None or len(sizes) != n_outputs:
+        return None
+    equal = isinstance(total, int) and set(sizes) == {total // n_outputs} and sum(sizes) == total
+    parts = n_outputs if equal else tuple(itertools.accumulate(sizes[:-1]))
+    return "jnp.split(input, parts, axis=axis)", {"parts": parts}
+
+
+@op("Split", since=18, host=("split",), on_host=True, prints=_print_split)
 def split(input, split=None, *, axis=0, num_outputs=None, n_outputs=1):
     """Parts along `axis`: of the sizes `split`, or of equal size (the last may be smaller). Any dtype.
 
@@ -192,7 +279,7 @@ def _part_ends(size: Any, lengths: tuple[Any, ...] | None, count: int) -> tuple[
     return tuple(itertools.accumulate(lengths))
 
 
-@op("Split", since=13, until=17, host=("split",), on_host=True)
+@op("Split", since=13, until=17, host=("split",), on_host=True, prints=_print_split)
 def split_13(input, split=None, *, axis=0, n_outputs=1):
     """Parts along `axis`: of the sizes `split`, or of equal size. Any dtype.
 
@@ -201,7 +288,7 @@ def split_13(input, split=None, *, axis=0, n_outputs=1):
     return _parts(input, split, axis, n_outputs, n_outputs)
 
 
-@op("Split", since=2, until=12, on_host=True)
+@op("Split", since=2, until=12, on_host=True, prints=_print_split)
 def split_2(input, *, split=None, axis=0, n_outputs=1):
     """Parts along `axis`: of the sizes `split`, or of equal size. Any dtype.
 
@@ -219,7 +306,56 @@ def split_1(input, lengths=None, *, split=None, axis=None, n_outputs=1):
     return _parts(input, split if lengths is None else lengths, axis or 0, n_outputs, n_outputs)
 
 
-@op("Slice", since=10, host=("starts", "ends", "axes", "steps"), on_host=True)
+def _print_slice(data: Operand, starts: Any, ends: Any, axes: Any = None, steps: Any = None) -> str | None:
+    bounds = (known(starts), known(ends))
+    if None in bounds:
+        return None
+    first, last = bounds
+    along = known_axes(range(len(first)) if axes is None else axes, data.ndim)
+    strides = (1,) * len(first) if steps is None else known(steps)
+    if along is None or strides is None or len(set(along)) < len(along):
+        return None
+    entries = {}
+    for i, (axis, start, end, step) in enumerate(zip(along, first, last, strides, strict=True)):
+        entry = _slice_text(i, start, end, step)
+        if entry is None:
+            return None
+        if entry != ":":
+            entries[axis] = entry
+    return f"data{subscript(entries, data.ndim)}" if entries else "data"
+
+
+def _slice_text(i: int, start: Any, end: Any, step: Any) -> str | None:
+    """The `i`-th slice in Python. Beyond the ends of an axis, Python and ONNX differ for negative steps."""
+    if not isinstance(step, int):
+        return None
+    if step < 0:
+        is_whole = isinstance(start, int) and isinstance(end, int) and end <= -_TO_THE_END
+        return f"::{step}" if is_whole and (start == -1 or start >= _TO_THE_END) else None
+    low = "" if isinstance(start, int) and (start == 0 or start <= -_TO_THE_END) else f"starts[{i}]"
+    high = "" if isinstance(end, int) and end >= _TO_THE_END else f"ends[{i}]"
+    if any(isinstance(bound, int) and abs(bound) >= _TO_THE_END for bound in (start if low else 0, end if high else 0)):
+        return None
+    return f"{low}:{high}" + (f":{step}" if step != 1 else "")
+
+
+def _takes_all(call: Call) -> Value | None:
+    """The input of a Slice from the beginning to the end of every axis."""
+    constants = [value.array if value is not None and value.kind is Kind.CONST else None for value in call.inputs[1:]]
+    starts, ends, steps = constants[0], constants[1], constants[3] if len(call.inputs) > 4 else np.ones(1)
+    if starts is None or ends is None or steps is None:
+        return None
+    return call.operand(0) if not starts.any() and (ends >= _TO_THE_END).all() and (steps == 1).all() else None
+
+
+@op(
+    "Slice",
+    since=10,
+    host=("starts", "ends", "axes", "steps"),
+    on_host=True,
+    passes_through=_takes_all,
+    prints=_print_slice,
+)
 def slice_(data, starts, ends, axes=None, steps=None):
     """Every `steps`-th element from `starts` to before `ends`, clamped, along `axes`. Any shape and dtype.
 
@@ -252,7 +388,7 @@ def clamped(number: Any) -> Any:
     return max(-_TO_THE_END, min(number, _TO_THE_END)) if isinstance(number, int) else number
 
 
-@op("Slice", since=1, until=9, on_host=True)
+@op("Slice", since=1, until=9, on_host=True, prints=_print_slice)
 def slice_1(data, *, starts, ends, axes=None):
     """The elements from `starts` to before `ends`, clamped, along `axes`. Any shape and dtype.
 
@@ -261,7 +397,28 @@ def slice_1(data, *, starts, ends, axes=None):
     return slice_(data, starts, ends, axes)
 
 
-@op("Expand", since=8, host=("shape",), on_host=True)
+def _print_expand(input: Operand, shape: Operand) -> str | None:
+    wanted, present = known(shape), input.shape
+    if wanted is None or present is None:
+        return None
+    ndim = max(len(wanted), len(present))
+    missing = ndim - len(present)
+    dims = []
+    for axis in range(ndim):
+        want = wanted[axis - ndim + len(wanted)] if axis >= ndim - len(wanted) else 1
+        have = present[axis - missing] if axis >= missing else 1
+        if same(want, 1) and not is_known_size(have):
+            dims.append(f"input.shape[{axis - missing}]")
+        elif not same(want, 1) and (is_known_size(want) or same(have, 1) or same(want, have)):
+            dims.append(f"shape[{axis - ndim + len(wanted)}]")
+        elif is_known_size(have):
+            dims.append(str(have))  # a wanted size that is not known yet is this or one
+        else:
+            return None
+    return f"jnp.broadcast_to(input, ({''.join(f'{dim}, ' for dim in dims)}))"
+
+
+@op("Expand", since=8, host=("shape",), on_host=True, passes_through=_keeps_shape, prints=_print_expand)
 def expand(input, shape):
     """Broadcast against `shape` in both directions. Any dtype.
 
@@ -278,7 +435,7 @@ def expand(input, shape):
     return xp.broadcast_to(input, dims)
 
 
-@op("Tile", since=6, host=("repeats",), on_host=True)
+@op("Tile", since=6, host=("repeats",), on_host=True, prints="jnp.tile(input, repeats)")
 def tile(input, repeats):
     """The input `repeats[i]` times along axis `i`. Any shape and dtype.
 
@@ -351,7 +508,14 @@ def depth_to_space_1(input, *, blocksize):
     return depth_to_space(input, blocksize=blocksize)
 
 
-@op("Trilu", since=14, host=("k",), on_host=True)
+def _print_trilu(input: Operand, k: Operand | None = None, *, upper: int) -> tuple[str, dict[str, Any]] | None:
+    diagonal = (0,) if k is None else known_ints(k)
+    if diagonal is None:
+        return None
+    return f"jnp.{'triu' if upper else 'tril'}(input, k=diagonal)", {"diagonal": clamped(diagonal[0])}
+
+
+@op("Trilu", since=14, host=("k",), on_host=True, prints=_print_trilu)
 def trilu(input, k=None, *, upper=1):
     """Zero below (or, unless `upper`, above) diagonal `k` of the last two axes. Any dtype.
 

@@ -6,7 +6,7 @@ from .._registry import op
 from .hookspecs import hookimpl
 
 
-@op("Sin", since=7, prints="jnp.sin", result="sin")
+@op("Sin", since=7, prints="jnp.sin(x)", result="sin")
 def sin(x):
     """The sine. Any shape, float -> the same.
 
@@ -15,7 +15,7 @@ def sin(x):
     return jnp.sin(x)
 
 
-@op("Cos", since=7, prints="jnp.cos", result="cos")
+@op("Cos", since=7, prints="jnp.cos(x)", result="cos")
 def cos(x):
     """The cosine. Any shape, float -> the same.
 
@@ -24,7 +24,7 @@ def cos(x):
     return jnp.cos(x)
 
 
-@op("Tan", since=7, prints="jnp.tan")
+@op("Tan", since=7, prints="jnp.tan(x)")
 def tan(x):
     """The tangent. Any shape, float -> the same.
 
@@ -33,7 +33,7 @@ def tan(x):
     return jnp.tan(x)
 
 
-@op("Asin", since=7, prints="jnp.arcsin")
+@op("Asin", since=7, prints="jnp.arcsin(x)")
 def asin(x):
     """The inverse sine. Any shape, float -> the same.
 
@@ -42,7 +42,7 @@ def asin(x):
     return jnp.arcsin(x)
 
 
-@op("Acos", since=7, prints="jnp.arccos")
+@op("Acos", since=7, prints="jnp.arccos(x)")
 def acos(x):
     """The inverse cosine. Any shape, float -> the same.
 
@@ -51,7 +51,7 @@ def acos(x):
     return jnp.arccos(x)
 
 
-@op("Atan", since=7, prints="jnp.arctan")
+@op("Atan", since=7, prints="jnp.arctan(x)")
 def atan(x):
     """The inverse tangent. Any shape, float -> the same.
 
@@ -60,7 +60,7 @@ def atan(x):
     return jnp.arctan(x)
 
 
-@op("Sinh", since=9, prints="jnp.sinh")
+@op("Sinh", since=9, prints="jnp.sinh(x)")
 def sinh(x):
     """The hyperbolic sine. Any shape, float -> the same.
 
@@ -69,7 +69,7 @@ def sinh(x):
     return jnp.sinh(x)
 
 
-@op("Cosh", since=9, prints="jnp.cosh")
+@op("Cosh", since=9, prints="jnp.cosh(x)")
 def cosh(x):
     """The hyperbolic cosine. Any shape, float -> the same.
 
@@ -78,7 +78,7 @@ def cosh(x):
     return jnp.cosh(x)
 
 
-@op("Asinh", since=9, prints="jnp.arcsinh")
+@op("Asinh", since=9, prints="jnp.arcsinh(x)")
 def asinh(x):
     """The inverse hyperbolic sine. Any shape, float -> the same.
 
@@ -87,7 +87,7 @@ def asinh(x):
     return jnp.arcsinh(x)
 
 
-@op("Acosh", since=9, prints="jnp.arccosh")
+@op("Acosh", since=9, prints="jnp.arccosh(x)")
 def acosh(x):
     """The inverse hyperbolic cosine. Any shape, float -> the same.
 
@@ -96,7 +96,7 @@ def acosh(x):
     return jnp.arccosh(x)
 
 
-@op("Atanh", since=9, prints="jnp.arctanh")
+@op("Atanh", since=9, prints="jnp.arctanh(x)")
 def atanh(x):
     """The inverse hyperbolic tangent. Any shape, float -> the same.
 
@@ -105,7 +105,7 @@ def atanh(x):
     return jnp.arctanh(x)
 
 
-@op("Tanh", since=6, prints="jnp.tanh")
+@op("Tanh", since=6, prints="jnp.tanh(x)")
 def tanh(x):
     """The hyperbolic tangent. Any shape, float -> the same.
 
