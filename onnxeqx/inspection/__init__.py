@@ -1,0 +1,5 @@
+"""What is in a file, for a person: a tree of blocks, a summary, and a page with diagrams. Weights are not loaded."""
+
+from ._inspect import Inspection as Inspection, inspect as inspect
+from ._page import page as page
+from ._tree import summary as summary, tree as tree
