@@ -12,6 +12,7 @@ from .._errors import OnnxeqxError
 from .console import Debug, output, reports_errors
 from .options import InputShape, ModelFile, parse_input_shapes
 
+
 @reports_errors
 def convert(
     model: ModelFile,

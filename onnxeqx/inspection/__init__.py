@@ -2,4 +2,4 @@
 
 from ._inspect import Inspection as Inspection, inspect as inspect
 from ._page import page as page
-from ._tree import summary as summary, tree as tree
+from ._tree import lines as lines, summary as summary, tree as tree

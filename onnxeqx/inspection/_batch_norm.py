@@ -47,7 +47,8 @@ class BatchNorm:
 
 
 def _layers(nodes: tuple[str, ...]) -> str:
-    return f"{len(nodes)} layer{'s' if len(nodes) > 1 else ''} (first: {nodes[0]}) {'carry' if len(nodes) > 1 else 'carries'}"
+    first, *others = nodes
+    return f"{len(nodes)} layers (first: {first}) carry" if others else f"1 layer ({first}) carries"
 
 
 def batch_norm(model: ir.Model) -> BatchNorm:
@@ -58,7 +59,8 @@ def batch_norm(model: ir.Model) -> BatchNorm:
     computed = [
         node
         for node in layers
-        if node not in named and all(value is not None and _COMPUTED.match(value.name or "") for value in node.inputs[1:])
+        if node not in named
+        and all(value is not None and _COMPUTED.match(value.name or "") for value in node.inputs[1:])
     ]
     kept = sum(node.op_type == "BatchNormalization" for node in nodes)
     return BatchNorm(kept, tuple(map(_name, named)), tuple(map(_name, computed)))
@@ -72,4 +74,4 @@ def _is_named(node: ir.Node) -> bool:
 
 
 def _name(node: ir.Node) -> str:
-    return node.name or node.outputs[0].name or node.op_type
+    return node.name or "".join(value.name or "" for value in node.outputs[:1]) or node.op_type

@@ -59,7 +59,9 @@ def _items(block: Block, shapes: Shapes) -> tuple[Item, ...]:
             continue
         made_by |= dict.fromkeys(item.outputs, len(items))
         items.append(_item(item, shapes, _positions(_reads(item), made_by)))
-    items.append(Item("output", "output", outputs=shapes.texts(block.outputs), reads=_positions(block.outputs, made_by)))
+    items.append(
+        Item("output", "output", outputs=shapes.texts(block.outputs), reads=_positions(block.outputs, made_by))
+    )
     return tuple(items)
 
 

@@ -20,7 +20,7 @@ from ._tree import summary
 
 def page(inspection: Inspection) -> str:
     """The page: self-contained, of ASCII characters only."""
-    files = importlib.resources.files(__package__)
+    files = importlib.resources.files("onnxeqx.inspection")
     template, style, script = (files.joinpath(f"page.{kind}").read_text("utf-8") for kind in ("html", "css", "js"))
     return string.Template(template).substitute(
         style=style,

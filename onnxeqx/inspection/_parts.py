@@ -56,11 +56,11 @@ class Part:
 
     def walk(self) -> Iterator["Part"]:
         """The part itself, then those inside it, in the order of the fields."""
-        stack = [self]
+        stack: list[Part] = [self]
         while stack:
             part = stack.pop()
             yield part
-            stack += reversed(part.children)
+            stack.extend(reversed(part.children))
 
     @functools.cached_property
     def numbers(self) -> dict[str, int]:

@@ -13,7 +13,7 @@ from ._parts import Part
 
 @dataclasses.dataclass(frozen=True)
 class Run:
-    """Parts in a row that differ by their index only; mostly a single one."""
+    """Parts in a row that differ by their number only; mostly a single one."""
 
     parts: tuple[Part, ...]
 
@@ -22,8 +22,11 @@ class Run:
         return self.parts[0]
 
     @property
-    def indices(self) -> str:
-        return f"[{self.first.name}]" if len(self.parts) == 1 else f"[{self.first.name}…{self.parts[-1].name}]"
+    def name(self) -> str:
+        """`layer_0…11`, and `[0…11]` for members of a tuple."""
+        stem, number = _numbered(self.parts[-1].name)
+        name = self.first.name if len(self.parts) == 1 else f"{self.first.name}…{number}"
+        return name if stem else f"[{name}]"
 
     @property
     def outputs(self) -> tuple[str, ...]:
@@ -50,7 +53,7 @@ def lines(root: Part, depth: int | None = None) -> list[Line]:
     """
     found = [Line("Model", Run((root,)), 0)]
     for run in _runs(root.children):
-        found += _below(run.first.name, run, 1, depth)
+        found += _below(run.name, run, 1, depth)
     return found
 
 
@@ -60,16 +63,15 @@ def _below(name: str, run: Run, level: int, depth: int | None) -> Iterator[Line]
     inner = _runs(run.first.children)
     if run.first.kind == "tuple" and len(run.parts) == len(inner) == 1:
         # A tuple of equal members is one line with them.
-        yield from _below(f"{name}{inner[0].indices}", inner[0], level, depth)
+        yield from _below(f"{name}{inner[0].name}", inner[0], level, depth)
         return
     yield Line(name, run, level)
     for member in inner:
-        label = member.indices if run.first.kind == "tuple" else member.first.name
-        yield from _below(label, member, level + 1, depth)
+        yield from _below(member.name, member, level + 1, depth)
 
 
 def _runs(children: Sequence[Part]) -> list[Run]:
-    """Consecutive members of a tuple that are alike, together."""
+    """Consecutive children that are alike and numbered in a row, together."""
     runs: list[list[Part]] = []
     for child in children:
         last = runs[-1][-1] if runs else None
@@ -81,8 +83,14 @@ def _runs(children: Sequence[Part]) -> list[Run]:
 
 
 def _follows(part: Part, other: Part) -> bool:
-    numbered = part.name.isdecimal() and other.name.isdecimal() and int(part.name) == int(other.name) + 1
-    return numbered and part.likeness == other.likeness
+    (stem, number), (before, previous) = _numbered(part.name), _numbered(other.name)
+    return stem == before and number == previous + 1 and part.likeness == other.likeness
+
+
+def _numbered(name: str) -> tuple[str, int]:
+    """A name and the number at its end; -1 without one."""
+    stem = name.rstrip("0123456789")
+    return stem, int(name[len(stem) :] or -1)
 
 
 def tree(inspection: Inspection, depth: int | None = None) -> rich.table.Table:
@@ -106,7 +114,7 @@ def _cells(line: Line, total: int, stored: bool) -> list[Text]:
     each = " each" if count > 1 else ""
     parameters, others = part.parameters, _other_numbers(part)
     cells = [
-        f"{count} × {part.class_name}" if count > 1 else part.class_name,
+        f"{count} \N{MULTIPLICATION SIGN} {part.class_name}" if count > 1 else part.class_name,
         ", ".join(f"{tensor.field} {_shape(tensor.shape)}" for tensor in part.tensors),
         ", ".join(text or "?" for text in line.run.outputs),
         f"{short(parameters)}{each}" if parameters else "",

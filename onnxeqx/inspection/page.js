@@ -268,7 +268,7 @@
   function weights(tensors) {
     const table = element("table");
     const head = element("tr");
-    for (const title of ["Key path", "Shape", "Dtype", "Role", "Initializer"]) {
+    for (const title of ["Key path, initializer", "Shape", "Dtype", "Role"]) {
       const cell = element("th", "", title);
       cell.scope = "col";
       head.append(cell);
@@ -276,8 +276,9 @@
     table.append(head);
     for (const tensor of tensors) {
       const row = element("tr");
-      for (const text of [tensor.path, shapeText(tensor.shape), tensor.dtype, tensor.role, tensor.initializer])
-        row.append(element("td", "", text));
+      const name = element("td", "", tensor.path);
+      name.append(element("span", "note", tensor.initializer));
+      row.append(name, ...[shapeText(tensor.shape), tensor.dtype, tensor.role].map((text) => element("td", "short", text)));
       table.append(row);
     }
     return table;
@@ -304,10 +305,16 @@
     results.hidden = !text;
   }
 
+  // A tuple has no box: the first of its members has.
+  function drawnAs(name) {
+    const tuple = parts.get(name).kind === "tuple";
+    return tuple ? [...homes.keys()].find((path) => within(path, name) && parts.get(path).kind !== "tuple") || name : name;
+  }
+
   function reveal(name) {
     results.hidden = true;
     show("diagram");
-    const wanted = owners.get(name) || name;
+    const wanted = drawnAs(owners.get(name) || name);
     const around = [];
     for (let block = homes.get(wanted); block !== undefined; block = homes.get(block)) {
       around.unshift(block);
@@ -319,6 +326,7 @@
     pick(made, made.choose);
     made.scrollIntoView({ block: "center", inline: "center" });
     made.querySelector(".name").focus({ preventScroll: true });
+    if (parts.has(name) && name !== wanted) showPart(parts.get(name), []);
   }
 
   query.addEventListener("input", search);
@@ -366,5 +374,7 @@
   document.getElementById("summary").append(...data.summary.map((text) => element("li", "", text)));
   document.getElementById("source").textContent = visible(data.source);
   canvas.append(partBox(data.root, "Model", null, [], 0));
+  const view = document.getElementById("view-diagram");
+  view.scrollLeft = (view.scrollWidth - view.clientWidth) / 2;
   redrawSoon();
 })();
