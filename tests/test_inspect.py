@@ -103,7 +103,7 @@ def test_blocks_that_differ_keep_lines_of_their_own(tmp_path):
 
 def test_equal_blocks_with_numbered_names_are_one_line_too(tmp_path):
     nodes = " ".join(f"[N{i}] x{i + 1} = Add (x{i}, w{i})" for i in range(4))
-    text = f'<ir_version: 8, opset_import: ["": 17]> g (float[n, 3] x0) => (float[n, 3] x4) <{{}}> {{{{ {nodes} }}}}'
+    text = f'<ir_version: 8, opset_import: ["": 17]> g (float[n, 3] x) => (float[n, 3] x4) <{{}}> {{{{ x0 = Neg (x) {nodes} }}}}'
     weights = ", ".join(f"float[{1 if i == 3 else 3}] w{i}" for i in range(4))
     path = model_file(tmp_path, text.format(weights), {f"w{i}": f"all.block_{i}.shift" for i in range(4)})
     labels = [line.label for line in inspection.lines(inspection.inspect(path).root)]
