@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from onnxeqx import inspection, layers
 from onnxeqx.cli import app
+from onnxeqx.inspection import Part, Tensor
 from tests.sample_models import CNN, CONV_HEAD_CNN, ENCODER, sample_model
 
 HOSTILE = "</script><script>alert(1)</script><!--\"'`&\u202e\x1b[31m\x00"
@@ -101,13 +102,14 @@ def test_blocks_that_differ_keep_lines_of_their_own(tmp_path):
     assert shown + hidden == len(tensors(found.root))
 
 
-def test_equal_blocks_with_numbered_names_are_one_line_too(tmp_path):
-    nodes = " ".join(f"[N{i}] x{i + 1} = Add (x{i}, w{i})" for i in range(4))
-    text = f'<ir_version: 8, opset_import: ["": 17]> g (float[n, 3] x) => (float[n, 3] x4) <{{}}> {{{{ x0 = Neg (x) {nodes} }}}}'
-    weights = ", ".join(f"float[{1 if i == 3 else 3}] w{i}" for i in range(4))
-    path = model_file(tmp_path, text.format(weights), {f"w{i}": f"all.block_{i}.shift" for i in range(4)})
-    labels = [line.label for line in inspection.lines(inspection.inspect(path).root)]
-    assert labels == ["Model", "all", "block_0…2", "shift", "block_3", "shift"]
+def test_names_that_count_up_are_one_line_where_the_parts_are_equal():
+    def part(name, width):
+        return Part(name, "tensor", "parameter", (Tensor(f"{name}.w", (width,), "float32", "parameter", name),))
+
+    named = [("block_1", 3), ("block_2", 3), ("block_3", 4), ("block_5", 4), ("block_6", 4), ("rest_7", 4), ("rest", 4)]
+    root = Part("", "block", "Model", children=tuple(part(*entry) for entry in named))
+    labels = [line.label for line in inspection.lines(root)]
+    assert labels == ["Model", "block_1…2", "block_3", "block_5…6", "rest_7", "rest"]
 
 
 def test_depth_limits_the_tree(encoder_file):

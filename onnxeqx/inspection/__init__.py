@@ -2,4 +2,5 @@
 
 from ._inspect import Inspection as Inspection, inspect as inspect
 from ._page import page as page
+from ._parts import Part as Part, Tensor as Tensor
 from ._tree import lines as lines, summary as summary, tree as tree
