@@ -4,6 +4,7 @@ from . import nn as nn
 from ._errors import (
     ConversionError as ConversionError,
     DataError as DataError,
+    HeadError as HeadError,
     HostValueError as HostValueError,
     InputError as InputError,
     OnnxeqxError as OnnxeqxError,
@@ -14,6 +15,7 @@ from ._errors import (
     WeightsError as WeightsError,
 )
 from ._graph import Call as Call, Lifted as Lifted
+from ._head import replace_head as replace_head
 from ._layers import Layer as Layer, layers as layers
 from ._lift import LiftContext as LiftContext
 from ._load import convert as convert, load as load, load_model as load_model, save as save, truncate as truncate

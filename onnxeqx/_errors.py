@@ -29,6 +29,10 @@ class WeightsError(OnnxeqxError):
     """Weights do not fit the model: key paths missing, unexpected, or with another shape or dtype."""
 
 
+class HeadError(OnnxeqxError):
+    """The head of a network is not found, or cannot be replaced; lists the candidates."""
+
+
 class PluginError(OnnxeqxError):
     """A plugin is wrong: overlapping opset ranges, a duplicate operator, an unknown hook."""
 

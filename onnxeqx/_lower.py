@@ -51,7 +51,7 @@ class _Lowering:
         missing = next((name for name in output_names if name not in self.values), None)
         if missing is not None:
             raise _errors.ConversionError(f"Graph output {missing!r} is computed by no node; export the model again.")
-        declared = {name: _declared(value) for name, value in inputs.items()}
+        declared = {name: declared_type(value) for name, value in inputs.items()}
         outputs = [self.values[name] for name in output_names]
         return Graph(graph.name or "", [self.values[name] for name in inputs], outputs, calls, output_names, declared)
 
@@ -171,7 +171,7 @@ def snake_case(op_type: str) -> str:
     )
 
 
-def _declared(value: ir.Value) -> str:
+def declared_type(value: ir.Value) -> str:
     """The declared type: `float32[batch, 3, 224, 224]`, `string[2]`, `map`, `sequence`, `optional`, or `any`."""
     if _map_types.is_map(value):
         return "map"

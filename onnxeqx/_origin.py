@@ -25,12 +25,17 @@ def set_origin(module: types.ModuleType, origin: Origin) -> None:
     setattr(module, _ATTRIBUTE, origin)
 
 
+def known_origin(model: Any) -> Origin | None:
+    """The origin of a model; `None` if it did not come from an ONNX file."""
+    return getattr(sys.modules.get(type(model).__module__), _ATTRIBUTE, None)
+
+
 def origin_of(model: Any) -> Origin:
     """The origin of a model.
 
     **Raises:** `ConversionError` if it did not come from an ONNX file.
     """
-    origin = getattr(sys.modules.get(type(model).__module__), _ATTRIBUTE, None)
+    origin = known_origin(model)
     if origin is None:
         raise ConversionError(
             f"{type(model).__name__} keeps no ONNX graph: it did not come from onnxeqx.load, or its folder has no graph.onnx; "

@@ -35,7 +35,7 @@ def test_help_is_a_page_with_an_example_or_an_explanation(command):
 def test_inspect_lists_layers_and_parameters(model_file):
     result = run(app, ["inspect", model_file])
     assert result.exit_code == 0
-    assert "mods.0.bert.encoder.layer.1.attention.self.query" in result.output
+    assert all(name in result.output for name in ("encoder", "layer[0…1]", "attention", "query"))
     assert "Linear" in result.output
     assert "parameters" in result.output
 

@@ -7,6 +7,7 @@ import typer
 from .._errors import PluginError
 from . import commands
 from .conformance import conformance
+from .inspect import inspect
 from .train import train
 
 app = typer.Typer(
@@ -18,7 +19,7 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 for command in (
-    commands.inspect,
+    inspect,
     train,
     commands.convert,
     commands.verify,

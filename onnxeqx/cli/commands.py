@@ -1,4 +1,4 @@
-"""`onnxeqx inspect`, `convert`, `verify`, `ops` and `plugins`."""
+"""`onnxeqx convert`, `verify`, `ops` and `plugins`."""
 
 import pathlib
 import time
@@ -10,70 +10,7 @@ import typer
 
 from .._errors import OnnxeqxError
 from .console import Debug, output, reports_errors
-
-ModelFile = Annotated[pathlib.Path, typer.Argument(help="An .onnx file.", show_default=False)]
-InputShape = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="Replace the declared shape of an input, as name:dim,dim,…; a word frees a dimension: "
-        "--input-shape input:batch,3,128,128. May be given several times.",
-        show_default="as declared",
-    ),
-]
-
-
-def parse_input_shapes(texts: list[str] | None) -> dict[str, tuple[int | str, ...]]:
-    """`["input:batch,3,128,128"]` as `{"input": ("batch", 3, 128, 128)}`. Input names may contain colons.
-
-    **Raises:** `OnnxeqxError` if a text is not of this form.
-    """
-    shapes = {}
-    for text in texts or ():
-        name, colon, dims = text.rpartition(":")
-        parts = [part.strip() for part in dims.split(",")]
-        if not colon or not name or not all(parts):
-            raise OnnxeqxError(
-                f"--input-shape {text!r} is not of the form name:dim,dim,…; for example input:batch,3,128,128."
-            )
-        shapes[name] = tuple(int(part) if part.lstrip("-").isdecimal() else part for part in parts)
-    return shapes
-
-
-@reports_errors
-def inspect(model: ModelFile, input_shape: InputShape = None, debug: Debug = False) -> None:
-    """Show what is in a model: its layers, shapes and parameters, and what is not supported.
-
-    Weights are not loaded. Exit code 1 if an operator is not supported.
-
-    For example: onnxeqx inspect resnet50.onnx
-    """
-    from .._layers import layers
-
-    found = layers(model, input_shapes=parse_input_shapes(input_shape))
-    table = rich.table.Table(
-        "Layer", "Kind", "Output", rich.table.Column("Parameters", justify="right"), "", box=None, header_style="bold"
-    )
-    for layer in found:
-        shapes = ", ".join("?" if shape is None else f"({', '.join(map(str, shape))})" for shape in layer.output_shapes)
-        table.add_row(
-            rich.markup.escape(layer.name),
-            rich.markup.escape(layer.kind),
-            rich.markup.escape(shapes),
-            f"{layer.parameters:,}" if layer.parameters else "",
-            "" if layer.supported else "[red]not supported[/red]",
-        )
-    console = output()
-    console.print(table)
-    unsupported = sorted({layer.kind for layer in found if not layer.supported})
-    parameters, buffers = sum(layer.parameters for layer in found), sum(layer.buffers for layer in found)
-    console.print(
-        f"\n{len(found)} layers and operators, {parameters:,} parameters, {buffers:,} numbers in buffers and constants."
-    )
-    if unsupported:
-        console.print(
-            f"[red]Not supported by the loaded plugins: {', '.join(unsupported)}.[/red] `onnxeqx plugins` lists them."
-        )
-        raise typer.Exit(1)
+from .options import InputShape, ModelFile, parse_input_shapes
 
 
 @reports_errors
@@ -169,11 +106,11 @@ def ops(
         raise OnnxeqxError(
             f"No loaded plugin provides an operator {name!r}; `onnxeqx ops` lists all of them, `onnxeqx plugins` the plugins."
         )
-    table = rich.table.Table("Operator", "Opset", "Plugin", "Function", box=None, header_style="bold")
+    table = _table("Operator", "Opset", "Plugin", "Function")
     for entry in found:
         versions = f"{entry.since}-" + ("" if entry.until is None else str(entry.until))
         table.add_row(entry.full_name, versions, entry.plugin, entry.location)
-    output().print(table, soft_wrap=True)
+    output().print(table)
 
 
 @reports_errors
@@ -184,9 +121,17 @@ def plugins(debug: Debug = False) -> None:
     """
     from ..plugins.manager import host
 
-    table = rich.table.Table("Plugin", "Distribution", "Version", "Module", "Operators", box=None, header_style="bold")
+    table = _table("Plugin", "Distribution", "Version", "Module", "Operators")
     entries = host().registry.ops()
     for plugin in host().plugins:
         count = len({entry.full_name for entry in entries if entry.plugin == plugin.name})
         table.add_row(plugin.name, plugin.distribution, plugin.version, plugin.module, str(count))
-    output().print(table, soft_wrap=True)
+    output().print(table)
+
+
+def _table(*columns: str) -> rich.table.Table:
+    """A table whose cells are folded, never cut, where the terminal is too narrow."""
+    table = rich.table.Table(box=None, header_style="bold", pad_edge=False)
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table

@@ -1,5 +1,6 @@
 """Fine-tuning: `fit` and its parts, each a plain function or class that can be replaced; `run` is the whole of it."""
 
+from .._head import find_head as find_head, replace_head as replace_head
 from .checkpoint import Checkpoints as Checkpoints
 from .config import TrainConfig as TrainConfig
 from .data import Batch as Batch, Data as Data, hold_out as hold_out
@@ -10,7 +11,6 @@ from .errors import (
     DivergedError as DivergedError,
     HeadError as HeadError,
 )
-from .head import find_head as find_head, replace_head as replace_head
 from .images import ImageArrays as ImageArrays, ImageFiles as ImageFiles, Preprocessing as Preprocessing
 from .interrupt import TrainingInterrupted as TrainingInterrupted, stopping_on_signals as stopping_on_signals
 from .loop import (

@@ -1,14 +1,10 @@
 """The errors of the training harness: one clear sentence each, which names the cause and the next action."""
 
-from .._errors import OnnxeqxError
+from .._errors import HeadError as HeadError, OnnxeqxError
 
 
 class ConfigError(OnnxeqxError):
     """An option of a training run is unknown, out of its range, or differs from the run that is resumed."""
-
-
-class HeadError(OnnxeqxError):
-    """The classification head is not found, or cannot be replaced; lists the candidates."""
 
 
 class CheckpointError(OnnxeqxError):

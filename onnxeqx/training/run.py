@@ -15,6 +15,7 @@ from jaxtyping import PyTree
 import onnxeqx
 
 from .._errors import OutputExistsError
+from .._head import find_head, output_shape, replace_head
 from .._weights import parameters, write_whole
 from .checkpoint import Checkpoints
 from .classifier import Classifier
@@ -22,7 +23,6 @@ from .config import TrainConfig
 from .data import Data
 from .datasets import Selection, open_dataset
 from .errors import ConfigError, HeadError
-from .head import find_head, output_width, replace_head
 from .images import Preprocessing
 from .interrupt import stopping_on_signals
 from .loop import fit
@@ -141,8 +141,9 @@ def _prepare(config: TrainConfig) -> _Task:
     model = onnxeqx.load(path, input_shapes=None if path.is_dir() else classifier.input_shapes)
     inputs = jax.ShapeDtypeStruct((2, *size), jnp.float32)
     head = find_head(model, inputs, head=config.head)
-    model = replace_head(model, head, classes, key=jax.random.key(config.seed))
-    _check_head(model, inputs, head, classes)
+    model = replace_head(model, classes, key=jax.random.key(config.seed), head=head, inputs=inputs)
+    if len(shape := output_shape(model, inputs)) == 3:
+        raise HeadError(f"The model's output has shape {shape}; that of an image classifier is (batch, classes).")
     # `head` among the patterns stands for the head's key path.
     trainable = [f"{head}.*" if pattern == "head" else pattern for pattern in config.trainable]
     mask = parameters(model, trainable=trainable or None, freeze=list(config.freeze) or None)
@@ -156,15 +157,6 @@ def _prepare(config: TrainConfig) -> _Task:
         preprocess,
         dataset.class_names,
     )
-
-
-def _check_head(model: eqx.Module, inputs: jax.ShapeDtypeStruct, head: str, classes: int) -> None:
-    try:
-        width = output_width(model, inputs)
-    except (TypeError, ValueError) as error:  # what JAX raises on shapes that do not fit
-        raise HeadError(f"The network does not run with {classes} classes at {head}; choose another --head.") from error
-    if width != classes:
-        raise HeadError(f"With {classes} classes at {head}, the output is still {width} wide; choose another --head.")
 
 
 # --- the folder -------------------------------------------------------------------------------------------------------

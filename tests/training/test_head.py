@@ -7,7 +7,7 @@ import pytest
 from onnxeqx import nn
 from onnxeqx.runtime import over_batch
 from onnxeqx.training import HeadError, find_head, replace_head
-from onnxeqx.training.head import output_width
+from onnxeqx._head import output_width
 
 from .conftest import Net
 
@@ -40,7 +40,7 @@ def test_a_convolutional_head_is_found_and_replaced():
     model = ConvolutionalHead(nn.Conv(2, 5, 7, 1, key=jax.random.key(2)))
     assert output_width(model, INPUTS) == 7
     assert find_head(model, INPUTS) == "classifier"
-    replaced = replace_head(model, "classifier", 4, key=jax.random.key(3))
+    replaced = replace_head(model, 4, head="classifier", inputs=INPUTS, key=jax.random.key(3))
     assert output_width(replaced, INPUTS) == 4
     assert replaced.classifier.weight.shape == (4, 5, 1, 1)
     assert replaced.classifier.bias.shape == (4,)
@@ -48,7 +48,7 @@ def test_a_convolutional_head_is_found_and_replaced():
 
 
 def test_a_replaced_head_is_drawn_by_key_and_the_rest_stays(net):
-    first, second, other = (replace_head(net, "head", 5, key=jax.random.key(seed)) for seed in (0, 0, 1))
+    first, second, other = (replace_head(net, 5, head="head", inputs=INPUTS, key=jax.random.key(seed)) for seed in (0, 0, 1))
     assert first.head.weight.shape == (5, 8)
     assert eqx.tree_equal(first, second)
     assert not eqx.tree_equal(first.head, other.head)
@@ -58,7 +58,8 @@ def test_a_replaced_head_is_drawn_by_key_and_the_rest_stays(net):
 
 def test_the_new_head_has_the_old_dtype(net):
     half = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16) if eqx.is_inexact_array(leaf) else leaf, net)
-    assert replace_head(half, "head", 5, key=jax.random.key(0)).head.weight.dtype == jnp.bfloat16
+    inputs = jax.ShapeDtypeStruct(INPUTS.shape, jnp.bfloat16)
+    assert replace_head(half, 5, inputs=inputs, key=jax.random.key(0)).head.weight.dtype == jnp.bfloat16
 
 
 def test_a_head_by_name(net):
@@ -66,7 +67,7 @@ def test_a_head_by_name(net):
     model = ConvolutionalHead(nn.Conv(2, 5, 7, 1, key=jax.random.key(2)))
     assert find_head(model, INPUTS, head="blocks") == "blocks.1"
     assert find_head(model, INPUTS, head="blocks.0") == "blocks.0"
-    with pytest.raises(HeadError, match=r"at --head fc; the last layers are conv \(Conv2d, 4 wide\), hidden \(Lin"):
+    with pytest.raises(HeadError, match=r"at 'fc' \(head, --head\); the last layers are conv \(Conv2d, 4 wide\), hidden \(Lin"):
         find_head(net, INPUTS, head="fc")
 
 
@@ -75,7 +76,7 @@ def test_without_a_head_the_candidates_are_listed():
         def __call__(self, x):
             return jnp.concatenate([super().__call__(x)] * 2, axis=1)
 
-    with pytest.raises(HeadError, match=r"No layer has the output's 6 classes; name one with --head: .*head \(Lin"):
+    with pytest.raises(HeadError, match=r"No layer has the output's 6 classes; name one with head \(--head\): .*head \(Lin"):
         find_head(Widened(), INPUTS)
 
     class NoLayer(eqx.Module):
@@ -105,8 +106,28 @@ def test_a_model_that_is_no_classifier_is_refused():
 def test_a_grouped_convolution_is_no_head():
     model = ConvolutionalHead(nn.Conv(2, 5, 5, 1, groups=5, key=jax.random.key(2)))
     with pytest.raises(HeadError, match="grouped convolution"):
-        replace_head(model, "classifier", 4, key=jax.random.key(0))
+        replace_head(model, 4, head="classifier", inputs=INPUTS, key=jax.random.key(0))
 
 
-def test_equinox_convolutions_serve_too(net):
-    assert np.shape(replace_head(net, "conv", 6, key=jax.random.key(0)).conv.weight) == (6, 3, 3, 3)
+def test_equinox_convolutions_serve_too():
+    class Equinox(ConvolutionalHead):
+        def __call__(self, x):
+            for block in self.blocks:
+                x = jax.nn.relu(block(x))
+            return over_batch(self.classifier, x, core_ndim=3).mean((2, 3), keepdims=True)
+
+    model = Equinox(eqx.nn.Conv2d(5, 7, 1, key=jax.random.key(2)))
+    replaced = replace_head(model, 6, inputs=INPUTS, key=jax.random.key(0))
+    assert np.shape(replaced.classifier.weight) == (6, 5, 1, 1)
+
+
+def test_a_layer_that_gives_no_output_its_width_is_no_head(net):
+    with pytest.raises(HeadError, match=r"does not run with 6 classes at conv; choose another head \(--head\)"):
+        replace_head(net, 6, head="conv", inputs=INPUTS, key=jax.random.key(0))
+
+    class Summed(Net):
+        def __call__(self, x):
+            return super().__call__(x).sum(1, keepdims=True)
+
+    with pytest.raises(HeadError, match=r"With 6 classes at head, the output still has shape \(2, 1\)"):
+        replace_head(Summed(), 6, head="head", inputs=INPUTS, key=jax.random.key(0))
