@@ -4,6 +4,7 @@ Integers and small tables are folded, parameters never are. Every value ends as 
 tracing) or DEVICE, and every stored tensor as parameter, buffer or constant.
 """
 
+import collections
 import dataclasses
 import warnings
 from typing import Any
@@ -12,8 +13,9 @@ import jax
 import numpy as np
 
 from ._errors import ConversionError
-from ._graph import Call, Graph, Kind, Leaf, Role, Value
+from ._graph import Call, Graph, Kind, Leaf, Role, Value, settled
 from ._lower import is_floating, is_weight
+from ._names import is_dotted
 from ._shapes import infer_call
 from ._symbolic import Dim, Symbol, UndecidedError, dims
 from .runtime import host_limit
@@ -49,6 +51,7 @@ def fold(graph: Graph) -> Graph:
 def _fold_calls(graph: Graph) -> None:
     remaining = []
     pending = graph.calls[::-1]
+    reads = collections.Counter(settled(value) for call in graph.calls for value in call.reads)
     while pending:
         call = pending.pop()
         call.settle()
@@ -57,7 +60,10 @@ def _fold_calls(graph: Graph) -> None:
             for output, result in zip(call.outputs, body.outputs, strict=True):
                 output.replaced_by = result
             pending.extend(reversed(body.calls))
-        elif not _convert_stored(call) and not _evaluate(call):
+            reads.update(settled(value) for inner in body.calls for value in inner.reads)
+            continue
+        sole_reader = bool(call.inputs) and reads[call.inputs[0]] == 1
+        if not (sole_reader and _convert_stored(call)) and not _evaluate(call, sole_reader):
             remaining.append(call)
             infer_call(call)
             for body in call.bodies.values():
@@ -76,25 +82,36 @@ def _chosen_body(call: Call) -> Graph | None:
 
 
 def _convert_stored(call: Call) -> bool:
-    """Whether the call converts a stored floating-point tensor, which is then stored in the new dtype.
+    """Whether the call converts a stored floating-point tensor that nobody else reads, which is then stored as converted.
 
-    Files keep weights in half precision and widen them in the graph; they are parameters all the same.
+    Files keep weights in half precision and widen them in the graph; they are parameters all the same. A tensor that is
+    named after a module keeps the shape it has there.
     """
-    leaf = call.inputs[0].leaf if call.op.converts and call.inputs[0] is not None else None
+    source, *others = call.inputs
+    leaf = source.leaf if call.op.converts and source is not None else None
     output = call.outputs[0]
-    if leaf is None or not is_floating(output.dtype):
+    operands = [None if value is None else value.array for value in others]
+    known = all(value is None or (value.array is not None and value.array.dtype != object) for value in others)
+    if leaf is None or not known or not is_floating(output.dtype):
+        return False
+    blank = np.broadcast_to(np.zeros((), leaf.dtype), leaf.shape)
+    shape = np.asarray(call.op.function(blank, *operands, **call.attributes)).shape
+    if shape != leaf.shape and is_dotted(leaf.initializer):
         return False
 
     def load() -> np.ndarray:
-        return leaf.load().astype(output.dtype)
+        return leaf.load().astype(output.dtype).reshape(shape)
 
     stored_as = leaf.stored_as or leaf.initializer
-    output.leaf = Leaf(output.name, load, leaf.shape, output.dtype, leaf.role, from_node=True, stored_as=stored_as)
+    output.leaf = Leaf(output.name, load, shape, output.dtype, leaf.role, from_node=True, stored_as=stored_as)
     return True
 
 
-def _evaluate(call: Call) -> bool:
-    """Whether the call was evaluated, in which case its outputs have become CONST or HOST."""
+def _evaluate(call: Call, sole_reader: bool) -> bool:
+    """Whether the call was evaluated, in which case its outputs have become CONST or HOST.
+
+    `sole_reader`: nobody else reads its first input.
+    """
     if call.op.draws:
         return False
     operands = _operands(call)
@@ -127,7 +144,9 @@ def _evaluate(call: Call) -> bool:
     for array, output in zip(kept, call.outputs, strict=False):
         output.kind = Kind.HOST if array.dtype == object else Kind.CONST
         output.array, output.shape, output.dtype = array, array.shape, output.dtype or array.dtype
-        output.stored = call.op.stores or (len(call.inputs) == 1 and _is_view(call) and call.operand(0).stored)
+        keeps = _is_view(call) if len(call.inputs) == 1 else False
+        keeps = keeps or (call.op.converts and sole_reader)
+        output.stored = call.op.stores or (keeps and call.operand(0).stored)
     return True
 
 
@@ -300,7 +319,16 @@ def _leaf_of_constant(value: Value, nodes_hold_weights: bool) -> Leaf:
         role,
         from_node=value.stored and value.producer is not None,
         folded=not value.stored,
+        stored_as=_stored_as(value),
     )
+
+
+def _stored_as(value: Value) -> str | None:
+    """The tensor of the file that nodes reshaped to this one."""
+    source = value
+    while source.stored and source.producer is not None and source.producer.op.converts:
+        source = source.producer.operand(0)
+    return None if source is value else source.name
 
 
 def _nodes_hold_weights(graph: Graph, constants: list[Value]) -> bool:

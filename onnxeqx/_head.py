@@ -80,9 +80,7 @@ def find_head(model: Any, inputs: Inputs, *, head: str | None = None) -> str:
     heads = [path for path, layer in layers.items() if _width(layer) == classes]
     if not heads:
         _refuse_tied_embedding(model, classes)
-        raise HeadError(
-            f"No layer has the output's {classes} classes; name one with head (--head): {_listed(layers)}."
-        )
+        raise HeadError(f"No layer has the output's {classes} classes; name one with head (--head): {_listed(layers)}.")
     return heads[-1]
 
 
@@ -140,7 +138,7 @@ def _declared(graph: onnx.GraphProto, size: int) -> tuple[jax.ShapeDtypeStruct, 
     structs = []
     for tensor in tensors:
         dtype = np.dtype(onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type))
-        if dtype == object:
+        if dtype.kind == "O":
             raise HeadError("The model takes text, whose shapes cannot be computed alone; give other inputs.")
         shape = [
             dim.dim_value or (_BATCH if axis == 0 or (dim.dim_param and dim.dim_param in batches) else size)

@@ -82,7 +82,7 @@ def identifier(text: str) -> str:
 
 def assign_paths(graph: Graph) -> None:
     """Sets `path` on every lifted layer and every stored tensor of the graph, and brings the scopes of calls in line."""
-    align_scopes(graph, lambda name: split(name) if _is_dotted(name) else None)
+    align_scopes(graph, lambda name: split(name) if is_dotted(name) else None)
     has_names = _has_names(graph)
     folder = None
     if not has_names:
@@ -108,7 +108,7 @@ def assign_paths(graph: Graph) -> None:
 def _has_names(graph: Graph) -> bool:
     """Whether the exporter wrote down where things belong, in the names of tensors or the scopes of nodes."""
     scoped = any(len(call.scope) > 1 for call in graph.calls)
-    return scoped or any(_is_dotted(leaf.initializer) for leaf in graph.leaves())
+    return scoped or any(is_dotted(leaf.initializer) for leaf in graph.leaves())
 
 
 def _distinct_layers(graph: Graph) -> list[tuple[Lifted, Call]]:
@@ -132,7 +132,7 @@ def _layer_wishes(lifted: Lifted, call: Call, folder: str | None) -> list[Path]:
     """Paths for a layer, the best first. `folder` is what all names begin with in a file without scopes."""
     wishes: list[Path] = []
     for field, (leaf, _) in lifted.weights.items():
-        if _is_dotted(leaf.initializer) and leaf.reader is None:
+        if is_dotted(leaf.initializer) and leaf.reader is None:
             *prefix, last = split(leaf.initializer)
             if last == field:
                 wishes.append(tuple(prefix))
@@ -143,7 +143,7 @@ def _layer_wishes(lifted: Lifted, call: Call, folder: str | None) -> list[Path]:
     name = call.op.name.lower()
     if call.scope:
         wishes += [call.scope, (*call.scope, name)]
-    names = [leaf.initializer for leaf, _ in lifted.weights.values()]
+    names = [leaf.stored_as or leaf.initializer for leaf, _ in lifted.weights.values()]
     if not any(is_anonymous(text) for text in names) and all(
         leaf.reader is None for leaf, _ in lifted.weights.values()
     ):
@@ -163,7 +163,7 @@ def _common_prefix(texts: list[str]) -> str:
 
 
 def _leaf_wishes(leaf: Leaf, reader: Call | None, has_names: bool) -> list[Path]:
-    if _is_dotted(leaf.initializer):
+    if is_dotted(leaf.initializer):
         return [split(leaf.initializer)]
     name = reader.op.name.lower() if reader is not None else leaf.role.value
     if not has_names:
@@ -181,7 +181,8 @@ def is_anonymous(name: str) -> bool:
     return bool(_ANONYMOUS.search(name))
 
 
-def _is_dotted(name: str) -> bool:
+def is_dotted(name: str) -> bool:
+    """Whether the name says where in a tree of modules a tensor belongs: `encoder.layer.0.weight`."""
     return bool(_DOTTED.match(name)) and not is_anonymous(name)
 
 

@@ -45,7 +45,8 @@ class Op:
     - `stores`: the node holds a tensor of the file (`Constant`), so that its result may be a weight.
     - `passes_through`: the first output is the first input, unchanged (`Identity`); or a function of a call that gives the
       input that its first output is, or `None` (`Dropout` outside training, `Mul` by one).
-    - `converts`: the result is the first input in another dtype (`Cast`): a stored tensor stays a stored tensor.
+    - `converts`: the result is the first input element for element, in another dtype or shape (`Cast`, `Unsqueeze`): a stored
+      tensor stays a stored tensor.
     - `dtypes`: the attributes that name a dtype; the function takes ONNX's integers and dtypes alike.
     - `prints`: what printed models say instead of a call of the function: a Python expression in its parameters that gives
       the same result (`"a + b"`, `"jax.nn.softmax(x, axis=axis)"`). Or a function of the same parameters that gives such an

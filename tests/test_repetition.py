@@ -34,7 +34,7 @@ def test_resnet_is_a_stem_four_stages_and_a_head():
 def test_densenet_is_dense_blocks_and_transitions():
     """https://arxiv.org/abs/1608.06993, table 1."""
     found = printed("densenet121")
-    assert [members(found.root, f"stage{k}") for k in (2, 3, 4)] == [12, 24, 16]
+    assert [members(found.root, f"stage{k}") for k in (1, 2, 3, 4)] == [6, 12, 24, 16]
     assert {"transition1", "transition2", "transition3"} <= set(found.root.children)
 
 
@@ -45,7 +45,7 @@ def test_googlenet_is_inception_modules():
     assert found.source.count("\nclass ") == 2
 
 
-@pytest.mark.parametrize(("name", "lines"), [("resnet50", 150), ("densenet121", 150), ("inception_v1", 100)])
+@pytest.mark.parametrize(("name", "lines"), [("resnet50", 120), ("densenet121", 130), ("inception_v1", 120)])
 def test_they_print_short(name, lines):
     assert len(printed(name).source.splitlines()) < lines
 

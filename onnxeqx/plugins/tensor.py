@@ -76,7 +76,15 @@ def _keeps_shape(call: Call) -> Value | None:
     return x if all(same(before, after) for before, after in zip(x.shape, y.shape, strict=True)) else None
 
 
-@op("Reshape", since=14, host=("shape",), on_host=True, passes_through=_keeps_shape, prints=_print_reshape)
+@op(
+    "Reshape",
+    since=14,
+    host=("shape",),
+    on_host=True,
+    converts=True,
+    passes_through=_keeps_shape,
+    prints=_print_reshape,
+)
 def reshape(data, shape, *, allowzero=0):
     """The same elements in another shape; -1 is inferred, 0 copies a dimension unless `allowzero`. Any dtype.
 
@@ -89,7 +97,16 @@ def reshape(data, shape, *, allowzero=0):
     return data.reshape(dims)
 
 
-@op("Reshape", since=5, until=13, host=("shape",), on_host=True, passes_through=_keeps_shape, prints=_print_reshape)
+@op(
+    "Reshape",
+    since=5,
+    until=13,
+    host=("shape",),
+    on_host=True,
+    converts=True,
+    passes_through=_keeps_shape,
+    prints=_print_reshape,
+)
 def reshape_5(data, shape):
     """The same elements in another shape; -1 is inferred, 0 copies a dimension. Any dtype.
 
@@ -98,7 +115,7 @@ def reshape_5(data, shape):
     return reshape(data, shape)
 
 
-@op("Reshape", since=1, until=4, on_host=True)
+@op("Reshape", since=1, until=4, on_host=True, converts=True)
 def reshape_1(data, *, shape=None, consumed_inputs=None):
     """The same elements in the attribute's shape; -1 is inferred, 0 copies a dimension. Float.
 
@@ -115,7 +132,7 @@ def _print_flatten(input: Operand, *, axis: int) -> str | None:
     return "jax.lax.collapse(input, 1)" if axis == 1 and input.on_device else None
 
 
-@op("Flatten", since=1, on_host=True, passes_through=_keeps_shape, prints=_print_flatten)
+@op("Flatten", since=1, on_host=True, converts=True, passes_through=_keeps_shape, prints=_print_flatten)
 def flatten(input, *, axis=1):
     """Two axes: those before `axis` and those from `axis` on. Any shape and dtype. Negative axes exist since 11.
 
@@ -131,7 +148,7 @@ def _print_squeeze(data: Operand, axes: Operand | tuple[int, ...] | None = None)
     return ("jnp.squeeze(data, axis=axis)", {"axis": dims[0] if len(dims) == 1 else dims}) if dims else None
 
 
-@op("Squeeze", since=13, host=("axes",), on_host=True, prints=_print_squeeze)
+@op("Squeeze", since=13, host=("axes",), on_host=True, converts=True, prints=_print_squeeze)
 def squeeze(data, axes=None):
     """Without `axes`, or without any axis of size 1 where none are given. Any dtype.
 
@@ -142,7 +159,7 @@ def squeeze(data, axes=None):
     return xp.squeeze(data, axis=axes or tuple(i for i, dim in enumerate(data.shape) if dim == 1))
 
 
-@op("Squeeze", since=1, until=12, on_host=True, prints=_print_squeeze)
+@op("Squeeze", since=1, until=12, on_host=True, converts=True, prints=_print_squeeze)
 def squeeze_1(data, *, axes=None):
     """Without `axes`, or without any axis of size 1 where none are given. Any dtype.
 
@@ -165,7 +182,7 @@ def _print_unsqueeze(data: Operand, axes: Operand | tuple[int, ...]) -> str | No
     return f"data{subscript(entries, ndim + len(found))}"
 
 
-@op("Unsqueeze", since=13, host=("axes",), on_host=True, prints=_print_unsqueeze)
+@op("Unsqueeze", since=13, host=("axes",), on_host=True, converts=True, prints=_print_unsqueeze)
 def unsqueeze(data, axes):
     """With axes of size 1 inserted, so that they stand at `axes` of the output. Any dtype.
 
@@ -175,7 +192,7 @@ def unsqueeze(data, axes):
     return xp.expand_dims(data, host_ints(axes))
 
 
-@op("Unsqueeze", since=1, until=12, on_host=True, prints=_print_unsqueeze)
+@op("Unsqueeze", since=1, until=12, on_host=True, converts=True, prints=_print_unsqueeze)
 def unsqueeze_1(data, *, axes):
     """With axes of size 1 inserted, so that they stand at `axes` of the output. Any dtype.
 
