@@ -221,7 +221,8 @@ def _with_blanks(line: _Line) -> _Line:
 def _space_slices(line: _Line, start: int, end: int, spaced: list[bool]) -> None:
     marks = [start, *(start + 1 + i for i, piece in _top(line[start + 1 : end]) if piece.text in (",", ":")), end]
     for before, mark, after in zip(marks, marks[1:], marks[2:], strict=False):
-        if line[mark].text == ":" and max(mark - before, after - mark) > 2:
+        is_simple = all(b - a <= 2 + (line[a + 1].text == "-") for a, b in ((before, mark), (mark, after)))
+        if line[mark].text == ":" and not is_simple:
             spaced[mark] = mark > before + 1 or line[before].text == ","
             spaced[mark + 1] = after > mark + 1
 

@@ -87,7 +87,15 @@ def _print_cast_like(x: Operand, target: Operand, *, saturate: int, round_mode: 
     return "x.astype(target.dtype)" if target.dtype is not None and target.dtype.name in _PLAIN else None
 
 
-@op("CastLike", since=15, on_host=True, prints=_print_cast_like)
+def _has_dtype_of_target(call: Call) -> Value | None:
+    """The input of a CastLike whose target has the same dtype."""
+    x, target = call.operand(0), call.operand(1)
+    if x.dtype is None or x.dtype != target.dtype:
+        return None
+    return x if not is_floating(x.dtype) or (follows_weights(x) and follows_weights(target)) else None
+
+
+@op("CastLike", since=15, on_host=True, passes_through=_has_dtype_of_target, prints=_print_cast_like)
 def cast_like(x, target, *, saturate=1, round_mode="up"):
     """`x` in the dtype of `target`. Any shapes.
 

@@ -175,7 +175,8 @@ def batch_norm(call: Call, context: LiftContext) -> Lifted | None:
 
 
 def _eps(call: Call) -> float:
-    return float(np.float32(call.attributes.get("epsilon", 1e-5)))
+    # The file holds float32: the shortest decimal that is this number there is the one that was meant.
+    return float(str(np.float32(call.attributes.get("epsilon", 1e-5))))
 
 
 def _add_dtype(arguments: dict[str, Any], weight: Leaf) -> None:

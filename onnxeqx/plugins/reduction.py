@@ -66,7 +66,12 @@ def reduce_sum_1(data, *, axes=None, keepdims=1):
 
 
 def _reduce_sum(xp: Any, x: Any, axes: tuple[int, ...] | None, keepdims: bool) -> Any:
-    return xp.sum(x, axis=axes, keepdims=keepdims, dtype=x.dtype)
+    return xp.sum(x, axis=axes, keepdims=keepdims, dtype=_whole(x.dtype))
+
+
+def _whole(dtype: np.dtype) -> np.dtype | None:
+    """The dtype to ask for, so that integers keep theirs. Floats do so by themselves, with 16-bit ones added as float32."""
+    return None if jnp.issubdtype(dtype, jnp.floating) else dtype
 
 
 @op("ReduceMean", since=18, host=("axes",), on_host=True, prints=_MEAN)
@@ -157,7 +162,7 @@ def reduce_prod_1(data, *, axes=None, keepdims=1):
 
 
 def _reduce_prod(xp: Any, x: Any, axes: tuple[int, ...] | None, keepdims: bool) -> Any:
-    return xp.prod(x, axis=axes, keepdims=keepdims, dtype=x.dtype)
+    return xp.prod(x, axis=axes, keepdims=keepdims, dtype=_whole(x.dtype))
 
 
 @op("ReduceL1", since=18, host=("axes",))
