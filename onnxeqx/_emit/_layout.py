@@ -1,5 +1,6 @@
 """Laying out printed source as a formatter does: double quotes, lines within a width, no superfluous brackets or blanks."""
 
+import ast
 import dataclasses
 import io
 import token
@@ -36,7 +37,20 @@ _Line = list[_Piece]
 
 
 def layout(source: str) -> str:
-    """The same program as `ast.unparse` wrote it, with every statement on one line, as people write it."""
+    """The same program as `ast.unparse` wrote it, with every statement on one line, as people write it.
+
+    Should a line come out as another program, the text stays as it was: layout never changes what a model computes.
+    """
+    laid_out = lay_out(source)
+    try:
+        same = ast.dump(ast.parse(laid_out)) == ast.dump(ast.parse(source))
+    except SyntaxError:
+        same = False
+    return laid_out if same else source
+
+
+def lay_out(source: str) -> str:
+    """As [`onnxeqx._emit._layout.layout`][], unchecked."""
     lines = source.splitlines()
     for tokens in reversed(list(_statements(source))):
         (first, column), last = tokens[0].start, tokens[-1].end[0]
@@ -126,7 +140,9 @@ def _items(line: _Line, start: int, content: _Line) -> tuple[list[_Line], str]:
     """What may stand on lines of its own between brackets, and what separates it."""
     if clauses := [i for i, piece in _top(content) if piece.kind == token.NAME and piece.text in ("for", "if")]:
         return _split(content, clauses, 0), ""
-    return _split(content, [i for i, piece in _top(content) if piece.text == ","], 1), ","
+    commas = [i for i, piece in _top(content) if piece.text == ","]
+    # A comma after the only item in brackets that merely group would make a tuple of it.
+    return _split(content, commas, 1), "," if commas or _is_call(line, start) else ""
 
 
 def _split(content: _Line, positions: list[int], skipped: int) -> list[_Line]:
@@ -161,7 +177,15 @@ def _text(line: _Line) -> str:
 
 
 def _is_subscript(line: _Line, start: int) -> bool:
-    return line[start].text == "[" and start > 0 and (line[start - 1].is_name or line[start - 1].closes)
+    return line[start].text == "[" and _follows_value(line, start)
+
+
+def _is_call(line: _Line, start: int) -> bool:
+    return line[start].text == "(" and _follows_value(line, start)
+
+
+def _follows_value(line: _Line, start: int) -> bool:
+    return start > 0 and (line[start - 1].is_name or line[start - 1].closes)
 
 
 def _without_doubled_brackets(line: _Line) -> _Line:

@@ -48,7 +48,9 @@ def test_a_convolutional_head_is_found_and_replaced():
 
 
 def test_a_replaced_head_is_drawn_by_key_and_the_rest_stays(net):
-    first, second, other = (replace_head(net, 5, head="head", inputs=INPUTS, key=jax.random.key(seed)) for seed in (0, 0, 1))
+    first, second, other = (
+        replace_head(net, 5, head="head", inputs=INPUTS, key=jax.random.key(seed)) for seed in (0, 0, 1)
+    )
     assert first.head.weight.shape == (5, 8)
     assert eqx.tree_equal(first, second)
     assert not eqx.tree_equal(first.head, other.head)
@@ -67,7 +69,9 @@ def test_a_head_by_name(net):
     model = ConvolutionalHead(nn.Conv(2, 5, 7, 1, key=jax.random.key(2)))
     assert find_head(model, INPUTS, head="blocks") == "blocks.1"
     assert find_head(model, INPUTS, head="blocks.0") == "blocks.0"
-    with pytest.raises(HeadError, match=r"at 'fc' \(head, --head\); the last layers are conv \(Conv2d, 4 wide\), hidden \(Lin"):
+    with pytest.raises(
+        HeadError, match=r"at 'fc' \(head, --head\); the last layers are conv \(Conv2d, 4 wide\), hidden \(Lin"
+    ):
         find_head(net, INPUTS, head="fc")
 
 
@@ -76,7 +80,9 @@ def test_without_a_head_the_candidates_are_listed():
         def __call__(self, x):
             return jnp.concatenate([super().__call__(x)] * 2, axis=1)
 
-    with pytest.raises(HeadError, match=r"No layer has the output's 6 classes; name one with head \(--head\): .*head \(Lin"):
+    with pytest.raises(
+        HeadError, match=r"No layer has the output's 6 classes; name one with head \(--head\): .*head \(Lin"
+    ):
         find_head(Widened(), INPUTS)
 
     class NoLayer(eqx.Module):

@@ -235,7 +235,10 @@ def test_the_default_output_is_named_after_the_model(files, tmp_path, monkeypatc
             ["--head", "fc"],
             r"no Linear or Conv layer at 'fc' \(head, --head\); the last layers are .*classifier \(Linear, 7 wide\)",
         ),
-        (["--head", "features"], r"The network does not run with 3 classes at features\.3; choose another head \(--head\)"),
+        (
+            ["--head", "features"],
+            r"The network does not run with 3 classes at features\.3; choose another head \(--head\)",
+        ),
         (["--freeze", "*"], r"Nothing is left to train"),
         (["--freeze", "tail.*"], r"'tail\.\*' matches no parameter"),
         (["--trainable", "tail"], r"'tail' matches no parameter"),
