@@ -20,6 +20,7 @@ from ._layers import Layer as Layer, layers as layers
 from ._lift import LiftContext as LiftContext
 from ._load import convert as convert, load as load, load_model as load_model, save as save, truncate as truncate
 from ._lora import load_lora as load_lora, lora as lora, merge_lora as merge_lora, save_lora as save_lora
+from ._printing import Operand as Operand
 from ._registry import Op as Op, lift as lift, op as op, rewrite as rewrite
 from ._save_onnx import save_onnx as save_onnx
 from ._verify import Difference as Difference, Verification as Verification, verify as verify

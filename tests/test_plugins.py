@@ -520,6 +520,24 @@ def test_the_whole_plugin_of_the_docs(install, monkeypatch):
     np.testing.assert_allclose(model(x), np.concatenate([x, np.tanh(1.5 * np.tanh(0.25 * x))]), rtol=1e-5)
 
 
+def test_the_printing_rules_of_the_docs(install, monkeypatch):
+    (source,) = documented("What a call prints as")
+    install("acme", source)
+    text = """
+<ir_version: 8, opset_import: ["" : 17, "org.acme" : 1]>
+heads (float[batch, seq, 6] x) => (float y)
+{
+    h = org.acme.SplitHeads<heads = 2>(x)
+    y = org.acme.Softcap<cap = 0.5>(h)
+}
+"""
+    printed = convert(read_proto(named(text)), "docs", from_environment(monkeypatch))
+    assert "0.5 * jnp.tanh(x.reshape(*x.shape[:2], 2, -1).transpose(0, 2, 1, 3) / 0.5)" in printed.source
+    x = np.linspace(-1, 1, 36, dtype=np.float32).reshape(2, 3, 6)
+    wanted = np.moveaxis(0.5 * np.tanh(x / 0.5).reshape(2, 3, 2, 3), -2, 1)
+    np.testing.assert_allclose(build(printed)(x), wanted, rtol=1e-5)
+
+
 def test_the_layers_and_rules_of_the_docs(install, monkeypatch):
     (source,) = documented("Layers and rules")
     acme = install("acme", source)
@@ -527,13 +545,14 @@ def test_the_layers_and_rules_of_the_docs(install, monkeypatch):
 <ir_version: 8, opset_import: ["" : 17, "org.acme" : 1]>
 scaled (float[batch, 3] x) => (float[batch, 3] y) <float[3] w = {1, 2, 3}>
 {
-    h = Concat<axis = 0>(x)
+    r = Relu(x)
+    h = Abs(r)
     y = org.acme.Scale(h, w)
 }
 """
     printed = convert(read_proto(named(text)), "docs", from_environment(monkeypatch))
-    assert "Concat" not in printed.source
-    assert "concat" not in printed.source
+    assert "jax.nn.relu(x)" in printed.source
+    assert "abs" not in printed.source
     assert acme.distribution in printed.source
     model = build(printed)
     assert isinstance(model.w, sys.modules[acme.module].Scale)

@@ -3,7 +3,10 @@
 import math
 from typing import Any
 
-from .._graph import Call, Kind
+import numpy as np
+
+from .._fold import symbol_dims
+from .._graph import Call, Kind, Value
 from .._registry import rewrite
 from .hookspecs import hookimpl
 
@@ -27,6 +30,52 @@ def flatten_from_reshape(call: Call) -> tuple[str, list[Any], dict[str, Any]] | 
         return None
     keeps_batch = batch == -1 or (isinstance(x.shape[0], int) and x.shape[0] == batch)
     return ("Flatten", [x], {"axis": 1}) if keeps_batch else None
+
+
+# Operators that give the same elements in another shape.
+_VIEWS = ("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+
+
+@rewrite(ops=("Reshape",))
+def reshape_of_the_tensor_before(call: Call) -> tuple[str, list[Any], dict[str, Any]] | None:
+    """A reshape of a reshape is one of the tensor before."""
+    if len(call.inputs) != 2:
+        return None
+    x, target = (call.operand(position) for position in (0, 1))
+    view = x.producer
+    if view is None or view.op_type not in _VIEWS or target.array is None:
+        return None
+    copies = not call.attributes.get("allowzero") and any(isinstance(n, int) and n == 0 for n in target.array.tolist())
+    if copies or any(dim.value is x for dim in symbol_dims(target)):
+        return None
+    return "Reshape", [view.inputs[0], target], call.attributes
+
+
+@rewrite(ops=("Unsqueeze",))
+def one_unsqueeze(call: Call) -> tuple[str, list[Any], dict[str, Any]] | None:
+    """Axes that are inserted one after the other are inserted at once."""
+    first = call.operand(0).producer
+    if first is None or first.op_type != "Unsqueeze":
+        return None
+    x, inner, outer = first.operand(0), _inserted(first), _inserted(call)
+    if inner is None or outer is None:
+        return None
+    ndim = len(x.shape or ()) + len(inner) + len(outer)
+    kept = [axis for axis in range(ndim) if axis not in outer]
+    axes = tuple(sorted((*outer, *(kept[axis] for axis in inner))))
+    if len(call.inputs) == 1:
+        return "Unsqueeze", [x], {"axes": axes}
+    array = np.array(axes, np.int64)
+    return "Unsqueeze", [x, Value(call.operand(1).name, array.dtype, array.shape, Kind.CONST, array)], {}
+
+
+def _inserted(call: Call) -> tuple[int, ...] | None:
+    """The axes that an Unsqueeze inserts, counted from the front, if they and the rank are known."""
+    x = call.operand(0)
+    axes = call.attributes.get("axes") if len(call.inputs) == 1 else call.operand(1).array
+    if x.shape is None or axes is None or (len(call.inputs) > 1 and call.operand(1).kind is not Kind.CONST):
+        return None
+    return tuple(int(axis) % (len(x.shape) + len(axes)) for axis in axes)
 
 
 @hookimpl
