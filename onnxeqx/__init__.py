@@ -1,6 +1,6 @@
 """Turn ONNX files into Equinox models that train: readable source, named parameters, op plugins, and back to ONNX."""
 
-from . import nn as nn
+from . import nn as nn, patterns as patterns
 from ._errors import (
     ConversionError as ConversionError,
     DataError as DataError,
@@ -21,7 +21,7 @@ from ._lift import LiftContext as LiftContext
 from ._load import convert as convert, load as load, load_model as load_model, save as save, truncate as truncate
 from ._lora import load_lora as load_lora, lora as lora, merge_lora as merge_lora, save_lora as save_lora
 from ._printing import Operand as Operand
-from ._registry import Op as Op, lift as lift, op as op, rewrite as rewrite
+from ._registry import Op as Op, lift as lift, op as op, pattern as pattern, rewrite as rewrite
 from ._save_onnx import save_onnx as save_onnx
 from ._verify import Difference as Difference, Verification as Verification, verify as verify
 from ._weights import (

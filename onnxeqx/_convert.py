@@ -82,15 +82,15 @@ class Printed:
         return {path: TRANSFORMS[transform](leaf.load()) for path, (leaf, transform) in self.leaves.items()}
 
 
-def convert(model: ir.Model, title: str, plugins: PluginHost | None = None) -> Printed:
-    """Runs the pipeline on a model that was read.
+def convert(model: ir.Model, title: str, plugins: PluginHost | None = None, *, patterns: bool = True) -> Printed:
+    """Runs the pipeline on a model that was read. `patterns`: whether groups of operators become one call.
 
     **Raises:** `UnsupportedOpsError`, `ConversionError`.
     """
     plugins = plugins or host()
     expand(model, plugins.registry)
     graph = fold(lower(model, plugins.registry))
-    lift(graph, plugins.registry)
+    lift(graph, plugins.registry, patterns=patterns)
     assign_paths(graph)
     root = nest(graph)
     leaves = _leaves_by_path(graph)

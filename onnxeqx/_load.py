@@ -26,7 +26,11 @@ SOURCE, WEIGHTS, GRAPH = "model.py", "weights.safetensors", "graph.onnx"
 
 
 def load(
-    path: str | os.PathLike[str], *, input_shapes: InputShapes | None = None, outputs: Sequence[str] | None = None
+    path: str | os.PathLike[str],
+    *,
+    input_shapes: InputShapes | None = None,
+    outputs: Sequence[str] | None = None,
+    patterns: bool = True,
 ) -> Any:
     """An ONNX file, or a folder written by [`onnxeqx.convert`][], as an Equinox model.
 
@@ -42,6 +46,8 @@ def load(
       dimension: `{"input": ("batch", 3, 128, 128)}`.
     - `outputs`: what to return instead of the file's outputs: key paths of layers or blocks (`"layer4.1"`), or ONNX names of
       values. What they do not need is not loaded.
+    - `patterns`: whether groups of operators that are one idea (a GELU, an attention) become one call. `False` computes each
+      operator as the file has it.
 
     **Returns:** an `eqx.Module`. Call it on the batch, with inputs in graph order or by their ONNX names; one output is an
     array, several are a tuple. `model.input_names` and `model.output_names` are the names in the file.
@@ -54,14 +60,18 @@ def load(
             option = "input_shapes" if input_shapes else "outputs"
             raise ReadError(f"{str(path)!r} is a converted folder; give {option} when converting the ONNX file.")
         return _load_folder(path)
-    return build(_printed(lambda: read(path, input_shapes), path.name, outputs))
+    return build(_printed(lambda: read(path, input_shapes), path.name, outputs, patterns))
 
 
 def load_model(
-    model: onnx.ModelProto, *, input_shapes: InputShapes | None = None, outputs: Sequence[str] | None = None
+    model: onnx.ModelProto,
+    *,
+    input_shapes: InputShapes | None = None,
+    outputs: Sequence[str] | None = None,
+    patterns: bool = True,
 ) -> Any:
     """As [`onnxeqx.load`][], from an `onnx.ModelProto` in memory, which is not changed."""
-    return build(_printed(lambda: read_proto(model, input_shapes=input_shapes), "model", outputs))
+    return build(_printed(lambda: read_proto(model, input_shapes=input_shapes), "model", outputs, patterns))
 
 
 def truncate(model: Any, at: str | Sequence[str]) -> Any:
@@ -86,12 +96,14 @@ def truncate(model: Any, at: str | Sequence[str]) -> Any:
     return build(_printed(lambda: read_proto(proto), _title(origin), outputs))
 
 
-def _printed(reading: Callable[[], ir.Model], title: str, outputs: Sequence[str] | None = None) -> Printed:
+def _printed(
+    reading: Callable[[], ir.Model], title: str, outputs: Sequence[str] | None = None, patterns: bool = True
+) -> Printed:
     """The converted model, with other outputs if some are given. `reading` gives the model anew each time."""
     model = reading()
     if outputs:
         cut(model, value_names(reading(), outputs, host()))
-    return run_pipeline(model, title)
+    return run_pipeline(model, title, patterns=patterns)
 
 
 def _title(origin: Origin) -> str:
@@ -112,6 +124,7 @@ def convert(
     force: bool = False,
     input_shapes: InputShapes | None = None,
     outputs: Sequence[str] | None = None,
+    patterns: bool = True,
 ) -> None:
     """Writes a converted folder: `model.py`, `weights.safetensors` and `graph.onnx`.
 
@@ -123,13 +136,13 @@ def convert(
     - `path`: an `.onnx` file.
     - `folder`: written whole or not at all.
     - `force`: replace a folder that is there.
-    - `input_shapes`, `outputs`: as in [`onnxeqx.load`][].
+    - `input_shapes`, `outputs`, `patterns`: as in [`onnxeqx.load`][].
 
     **Raises:** as [`onnxeqx.load`][], and `OutputExistsError`.
     """
     path = pathlib.Path(path)
     with whole_path(folder, force=force) as scratch:
-        printed = _printed(lambda: read(path, input_shapes), path.name, outputs)
+        printed = _printed(lambda: read(path, input_shapes), path.name, outputs, patterns)
         _write_folder(scratch, build(printed), Origin(printed.graph, printed.provenance, printed.source))
 
 

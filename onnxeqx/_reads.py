@@ -1,5 +1,7 @@
 """What a call reads: values, and dimensions of values that its symbolic operands name."""
 
+from typing import Any
+
 from ._fold import symbol_dims
 from ._graph import Call, Value
 from ._symbolic import Dim, key
@@ -39,3 +41,10 @@ def axis_of(value: Value, dim: Dim) -> int | None:
     return next(
         (axis for axis, own in enumerate(value.shape or ()) if isinstance(own, Dim) and key(own) == key(dim)), None
     )
+
+
+def has_size(value: Value, axis: int, size: Any) -> bool:
+    """Whether an axis of `value` is known to have this size, a number or a symbol."""
+    if isinstance(size, Dim) and size.value is value:
+        return size.axis == axis % len(value.shape or (0,))
+    return value.shape is not None and key(value.shape[axis]) == key(size)

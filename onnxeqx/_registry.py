@@ -20,6 +20,7 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 _OP_MARK = "__onnxeqx_ops__"
 _LIFT_MARK = "__onnxeqx_lift__"
 _REWRITE_MARK = "__onnxeqx_rewrite__"
+_PATTERN_MARK = "__onnxeqx_pattern__"
 
 
 def canonical_domain(domain: str) -> str:
@@ -242,8 +243,47 @@ def rewrite(*, ops: tuple[str, ...]) -> Callable[[Function], Function]:
     return mark
 
 
+@dataclasses.dataclass(frozen=True)
+class PatternRule:
+    """Which groups of calls become one call. See [`onnxeqx.pattern`][]."""
+
+    function: Callable[..., Any]
+    terms: tuple[Any, ...]
+    plugin: str = ""
+
+    @property
+    def ops(self) -> frozenset[str]:
+        """The operators that a match may end in."""
+        return frozenset(term.op for term in self.terms)
+
+
+def pattern(*terms: Any) -> Callable[[Function], Function]:
+    """Marks a function as a rule that replaces what these patterns match by one call.
+
+    ```python
+    from onnxeqx.patterns import Node, Replacement, Variable
+
+    x = Variable("x")
+
+    @onnxeqx.pattern(x * Node("Tanh", Node("Softplus", x)))
+    def mish(match):
+        return Replacement("Mish", 18, (match["x"],))
+    ```
+
+    The function takes a [`onnxeqx.patterns.Match`][] and returns a [`onnxeqx.patterns.Replacement`][], or `None` where it does
+    not fit. What the pattern computes on the way must have no other reader, or the pattern does not match. Patterns that are
+    registered earlier are tried first; `onnxeqx.load(..., patterns=False)` uses none.
+    """
+
+    def mark(function: Function) -> Function:
+        setattr(function, _PATTERN_MARK, PatternRule(function, terms))
+        return function
+
+    return mark
+
+
 class Registry:
-    """All operators, rewrite rules and lift rules of the loaded plugins.
+    """All operators, patterns, rewrite rules and lift rules of the loaded plugins.
 
     A plugin receives a registry that is bound to its name: `registry.add(function)` and `registry.add_module(module)`.
     """
@@ -252,31 +292,35 @@ class Registry:
         self._ops: dict[tuple[str, str], list[Op]] = {}
         self._lifts: list[LiftRule] = []
         self._rewrites: list[RewriteRule] = []
+        self._patterns: list[PatternRule] = []
         self._plugin = ""
 
     def bound_to(self, plugin: str) -> "Registry":
         """The same registry, under the name of the plugin that now registers."""
         view = Registry()
-        view._ops, view._lifts, view._rewrites, view._plugin = self._ops, self._lifts, self._rewrites, plugin
+        view._ops, view._lifts, view._rewrites, view._patterns = self._ops, self._lifts, self._rewrites, self._patterns
+        view._plugin = plugin
         return view
 
     def add(self, function: Callable[..., Any], *, override: bool = False) -> None:
-        """Registers what `@op`, `@lift` or `@rewrite` marked on `function`.
+        """Registers what `@op`, `@lift`, `@rewrite` or `@pattern` marked on `function`.
 
         **Arguments:**
 
-        - `function`: a function marked by [`onnxeqx.op`][], [`onnxeqx.lift`][] or [`onnxeqx.rewrite`][].
+        - `function`: a function marked by [`onnxeqx.op`][], [`onnxeqx.lift`][], [`onnxeqx.rewrite`][] or [`onnxeqx.pattern`][].
         - `override`: replace operators that another plugin has registered for overlapping opset versions.
 
         **Raises:** `PluginError` where the function carries no mark, or where versions overlap without `override`.
         """
         if not is_marked(function):
             raise PluginError(
-                f"{function!r} carries no mark; mark it with @onnxeqx.op, @onnxeqx.lift or @onnxeqx.rewrite, or leave it out."
+                f"{function!r} carries no mark; mark it with @onnxeqx.op, @onnxeqx.lift, @onnxeqx.rewrite or "
+                "@onnxeqx.pattern, or leave it out."
             )
         for entry in getattr(function, _OP_MARK, ()):
             self._add_op(dataclasses.replace(entry, plugin=self._plugin), override)
-        for mark, rules in ((_LIFT_MARK, self._lifts), (_REWRITE_MARK, self._rewrites)):
+        marks = ((_LIFT_MARK, self._lifts), (_REWRITE_MARK, self._rewrites), (_PATTERN_MARK, self._patterns))
+        for mark, rules in marks:
             if (rule := getattr(function, mark, None)) is not None:
                 rules.append(dataclasses.replace(rule, plugin=self._plugin))
 
@@ -316,6 +360,10 @@ class Registry:
         ]
         return sorted(found, key=lambda entry: (entry.domain, entry.name, entry.since))
 
+    def pattern_rules(self) -> Iterable[PatternRule]:
+        """Patterns in the order of registration."""
+        return tuple(self._patterns)
+
     def rewrite_rules(self) -> Iterable[RewriteRule]:
         """Rewrite rules in the order of registration."""
         return tuple(self._rewrites)
@@ -326,8 +374,10 @@ class Registry:
 
 
 def is_marked(function: Any) -> bool:
-    """Whether `@op`, `@lift` or `@rewrite` marked this object."""
-    return any(mark in getattr(function, "__dict__", ()) for mark in (_OP_MARK, _LIFT_MARK, _REWRITE_MARK))
+    """Whether `@op`, `@lift`, `@rewrite` or `@pattern` marked this object."""
+    return any(
+        mark in getattr(function, "__dict__", ()) for mark in (_OP_MARK, _LIFT_MARK, _REWRITE_MARK, _PATTERN_MARK)
+    )
 
 
 def _overlap(first: Op, second: Op) -> bool:

@@ -62,10 +62,24 @@ def _name(value: Value) -> str | None:
         return value.name
     if call.lifted is not None:
         return next((part for part in reversed(call.lifted.path) if not part.isdecimal()), None)
+    return result_name(value)
+
+
+def result_name(value: Value) -> str | None:
+    """What the operator that made a value calls it: `cos`; `mask` for a choice between two numbers."""
+    call = value.producer
+    if call is None or call.lifted is not None or not call.inputs:
+        return None
     if call.op.result is not None:
         return call.op.result
-    source = call.inputs[0] if call.op_type in _VIEWS else None
-    return None if source is None or source.array is not None else _name(source)
+    condition, *others = call.inputs
+    if condition is not None and condition.dtype == np.bool_ and is_floating(value.dtype) and others:
+        return "mask" if all(other is not None and _is_number(other) for other in others) else None
+    return result_name(condition) if call.op_type in _VIEWS and condition is not None else None
+
+
+def _is_number(value: Value) -> bool:
+    return value.array is not None and value.array.size == 1
 
 
 def _without_numbers(name: str) -> str:

@@ -13,7 +13,7 @@ from .._names import identifier
 from .._nest import Block, BlockCall
 from .._reads import axis_of
 from .._symbolic import Dim
-from ._arguments import GENERIC, generic_names
+from ._arguments import GENERIC, generic_names, result_name
 from ._calls import CallPrinter
 from ._expressions import Imports, call as call_of, dotted, function, literal, name as name_of
 from ._idioms import Idioms
@@ -51,6 +51,12 @@ class FunctionPrinter(CallPrinter):
         self._draws = itertools.count() if around is None else around._draws
         self._plan = plan(block)
         self.nested = self._plan.nested
+        self._handed_to_sequences = {
+            value
+            for item in block.items or ()
+            if isinstance(item, BlockCall) and item.block.path[-1].isdecimal()
+            for value in item.inputs
+        }
         self._current: Statement | None = None
         for item in block.items or ():
             if isinstance(item, Call):  # no variable may take the name of a module that is called
@@ -184,23 +190,34 @@ class FunctionPrinter(CallPrinter):
             | self._outer_names()
             | {self.names[other] for other, last in self._last_use.items() if other in self.names and last >= position}
         )
-        hint = self._hint(statement.item)
+        hint = self._hint(statement.item, value)
+        if hint in dying:
+            return hint
         if hint is None:
             return next((text for text in GENERIC if text not in taken), None) or self._fresh("x", taken)
         return self._fresh(hint, taken)
 
-    def _hint(self, item: Item) -> str | None:
+    def _hint(self, item: Item, value: Value) -> str | None:
+        """What a result is called; `None` for one that says nothing, such as what a sequence of blocks hands on."""
+        if known := self._known_name(item, value):
+            return known
+        if value in self._handed_to_sequences:
+            return None
         if isinstance(item, BlockCall):
             path = item.block.path
         elif item.lifted is not None:
             path = item.lifted.path
-        elif is_floating(item.outputs[0].dtype):
+        elif is_floating(value.dtype):
             return None
         else:
             return item.op.function.__name__.rstrip("_0123456789")
-        return (
-            next((part for part in reversed(path) if not part.isdecimal()), None) if not path[-1].isdecimal() else None
-        )
+        return None if path[-1].isdecimal() else next(part for part in reversed(path) if not part.isdecimal())
+
+    def _known_name(self, item: Item, value: Value) -> str | None:
+        """After the operator that made it, unless it is what a layer or block is there for."""
+        if isinstance(item, Call):
+            return result_name(value) if item.lifted is None else None
+        return result_name(value) if len(item.outputs) > 1 else None
 
     # How they read.
 

@@ -154,6 +154,19 @@ def layer_norm(call: Call, context: LiftContext) -> Lifted | None:
     return Lifted(eqx.nn.LayerNorm, arguments, weights, [x], call.outputs, [call], core_ndim=normalized)
 
 
+@lift(eqx.nn.RMSNorm, ops=("RMSNormalization",))
+def rms_norm(call: Call, context: LiftContext) -> Lifted | None:
+    """`RMSNormalization(x, scale)` over the last axis."""
+    x, scale = call.inputs
+    weight = context.weight(scale, ndim=1)
+    axis = call.attributes.get("axis", -1)
+    if x is None or weight is None or x.shape is None or axis not in (-1, len(x.shape) - 1):
+        return None
+    arguments: dict[str, Any] = {"shape": weight.shape[0], "eps": _eps(call), "use_bias": False}
+    _add_dtype(arguments, weight)
+    return Lifted(eqx.nn.RMSNorm, arguments, {"weight": (weight, "")}, [x], call.outputs, [call], core_ndim=1)
+
+
 @lift(nn.BatchNorm, ops=("BatchNormalization",))
 def batch_norm(call: Call, context: LiftContext) -> Lifted | None:
     """`BatchNormalization` in inference mode, with constant scale, bias, mean and variance."""

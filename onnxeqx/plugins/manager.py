@@ -32,6 +32,7 @@ BUILTIN_OPS = (
     "elementwise",
     "feature_encoding",
     "generator",
+    "idioms",
     "image_decoding",
     "indexing",
     "linear_algebra",
@@ -57,7 +58,7 @@ BUILTIN_OPS = (
     "trigonometric",
 )
 # Registered last: the first rule that fits wins, and third parties come before the built-ins.
-BUILTIN_RULES = ("rewrites", "layers")
+BUILTIN_RULES = ("rewrites", "attention_patterns", "patterns", "layers")
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,0 +1,153 @@
+"""Patterns of attention: scores, softmax and weighted sum; rotary positions; key heads that serve several heads."""
+
+from .._graph import Value
+from .._patterns import Match, Node, Replacement, Term, Variable
+from .._reads import has_size
+from .._registry import pattern
+from .._symbolic import Dim, key
+from .hookspecs import hookimpl
+
+x = Variable("x")
+query, keys, value = Variable("query"), Variable("keys"), Variable("value")
+bias, more_bias = Variable("bias"), Variable("more_bias")
+scale, divisor = Variable("scale", scalar=True), Variable("divisor", scalar=True)
+
+# (batch, heads, length, width) from (batch, length, heads, width), and back.
+_HEADS_FIRST = (0, 2, 1, 3)
+
+
+def _attention(scores: Term) -> Term:
+    return Node("Transpose", Node("Softmax", scores) @ value, perm=_HEADS_FIRST)
+
+
+_PRODUCTS = [query @ keys * scale, query @ keys / divisor, query @ keys]
+
+
+@pattern(
+    *(_attention(product + bias + more_bias) for product in _PRODUCTS),
+    *(_attention(product + bias) for product in _PRODUCTS),
+    *(_attention(product) for product in _PRODUCTS),
+)
+def dot_product_attention(match: Match) -> Replacement | None:
+    """https://arxiv.org/abs/1706.03762"""
+    softmax = match.call("Softmax")
+    axis = softmax.attributes.get("axis", softmax.op.attributes["axis"])
+    key_heads = _transposed_keys(match["keys"])
+    if key_heads is None or axis not in (-1, 3) or _rank(match["query"]) != 4:
+        return None
+    found = match.values
+    factor = match.number("scale") if "scale" in found else 1.0
+    factor = factor / match.number("divisor") if "divisor" in found else factor
+    added: list[Value | Replacement] = [found[name] for name in ("bias", "more_bias") if name in found]
+    if any(_rank(found[name]) != 4 for name in ("bias", "more_bias") if name in found):
+        return None
+    if len(added) > 1:
+        added = [Replacement("Add", 14, tuple(added))]
+    value_heads = _heads_last(_of_fewer_heads(match["value"]))
+    operands = (_heads_last(match["query"]), key_heads, value_heads, *added)
+    return Replacement("onnxeqx::DotProductAttention", 1, operands, {"scale": factor})
+
+
+def _rank(operand: Value) -> int | None:
+    return None if operand.shape is None else len(operand.shape)
+
+
+def _transposed_keys(keys: Value) -> "Value | Replacement | None":
+    """The keys as (batch, length, heads, width), where they were transposed for the product."""
+    perm = _perm(keys)
+    if keys.producer is None or perm is None:
+        return None
+    source = keys.producer.operand(0)
+    if perm == (0, 2, 3, 1):
+        return source
+    return _heads_last(_of_fewer_heads(source)) if perm == (0, 1, 3, 2) else None
+
+
+def _heads_last(operand: Value) -> "Value | Replacement":
+    if operand.producer is not None and _perm(operand) == _HEADS_FIRST:
+        return operand.producer.operand(0)
+    return Replacement("Transpose", 13, (operand,), {"perm": _HEADS_FIRST})
+
+
+def _perm(operand: Value) -> tuple[int, ...] | None:
+    call = operand.producer
+    return None if call is None or call.op_type != "Transpose" else tuple(call.attributes.get("perm") or ())
+
+
+# Grouped-query attention.
+
+
+def _of_fewer_heads(operand: Value) -> Value:
+    """The heads before each was repeated for its group, as the attention takes them."""
+    found = _repeated_heads(operand)
+    return operand if found is None else found[0]
+
+
+def _repeated_heads(operand: Value) -> tuple[Value, int] | None:
+    """The heads, and how often each is repeated, where `operand` is `Reshape(Expand(Unsqueeze(heads, 2)))`."""
+    reshape = operand.producer
+    expand = _producer(operand, "Reshape")
+    unsqueezed = _producer(expand, "Expand")
+    heads = _producer(unsqueezed, "Unsqueeze")
+    if reshape is None or expand is None or unsqueezed is None or heads is None or expand.producer is None:
+        return None
+    shape, target = reshape.operand(1).array, expand.producer.operand(1).array
+    inserted = [axis for axis in range(5) if _rank(unsqueezed) == 5 and has_size(unsqueezed, axis, 1)]
+    if shape is None or target is None or len(shape) != 4 or len(target) != 5 or 2 not in inserted:
+        return None
+    kept = all(has_size(unsqueezed, axis, target[axis]) for axis in (0, 1, 3, 4))
+    merged = all(key(shape[i]) == key(target[axis]) for i, axis in ((0, 0), (2, 3), (3, 4)))
+    if not kept or not merged or not isinstance(target[2], int) or key(shape[1]) != key(target[1] * target[2]):
+        return None
+    return heads, target[2]
+
+
+def _producer(operand: Value | None, op_type: str) -> Value | None:
+    """The first input of the call that made a value, if it is of this operator."""
+    call = operand.producer if operand is not None else None
+    return call.inputs[0] if call is not None and call.op_type == op_type else None
+
+
+@pattern(Node("Reshape", Node("Expand", Node("Unsqueeze", x, Variable("axes")), Variable("target")), Variable("shape")))
+def repeat_heads(match: Match) -> Replacement | None:
+    """Each key head serves a group of heads: https://arxiv.org/abs/2305.13245."""
+    found = _repeated_heads(match.calls[0].outputs[0])
+    return None if found is None else Replacement("onnxeqx::RepeatHeads", 1, found[:1], {"repeats": found[1]})
+
+
+# Rotary positions.
+
+_SECOND_HALF = Node("Slice", x, Variable("middle"), Variable("end"), Variable("axes"), Variable("steps"))
+_FIRST_HALF = Node(
+    "Slice", x, Variable("start"), Variable("same_middle"), Variable("same_axes"), Variable("same_steps")
+)
+
+
+@pattern(Node("Concat", Node("Neg", _SECOND_HALF), _FIRST_HALF))
+def rotate_half(match: Match) -> Replacement | None:
+    """https://arxiv.org/abs/2104.09864"""
+    names = ("middle", "end", "axes", "steps", "start", "same_middle", "same_axes", "same_steps")
+    arrays = {name: match[name].array for name in names}
+    rank = _rank(match["x"])
+    if rank is None or any(array is None or array.size != 1 for array in arrays.values()):
+        return None
+    middle, end, axis, step, start, same_middle, same_axis, same_step = (
+        array.reshape(-1).tolist()[0] for array in arrays.values() if array is not None
+    )
+    whole = match["x"].shape
+    assert whole is not None
+    last = (-1, rank - 1)
+    concatenated = match.call("Concat").attributes["axis"]
+    if {axis, same_axis, concatenated} - set(last) or (step, same_step, start) != (1, 1, 0):
+        return None
+    sizes = (whole[-1], Dim(match["x"], rank - 1))
+    to_the_end = key(end) >= 2**31 - 1 if isinstance(end, int) else any(key(end) == key(size) for size in sizes)
+    halves = {key(size // 2) for size in sizes}
+    if not to_the_end or key(middle) not in halves or key(same_middle) != key(middle):
+        return None
+    return Replacement("onnxeqx::RotateHalf", 1, (match["x"],))
+
+
+@hookimpl
+def onnxeqx_register_layers(registry) -> None:
+    registry.add_module(__name__)
