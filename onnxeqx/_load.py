@@ -13,6 +13,7 @@ import onnx_ir as ir
 
 from ._convert import Printed, Provenance, convert as run_pipeline
 from ._errors import ReadError
+from ._insert import Dropout
 from ._module import import_source
 from ._names import NAMING_VERSION
 from ._origin import Origin, origin_of, set_origin
@@ -83,26 +84,37 @@ def truncate(model: Any, at: str | Sequence[str]) -> Any:
     origin = origin_of(model)
     proto = to_onnx(model, origin)
     outputs = [at] if isinstance(at, str) else list(at)
-    return build(_printed(lambda: read_proto(proto), _title(origin), outputs))
+    return build(_printed(lambda: read_proto(proto), title_of(origin), outputs, origin.dropouts))
 
 
-def _printed(reading: Callable[[], ir.Model], title: str, outputs: Sequence[str] | None = None) -> Printed:
+def _printed(
+    reading: Callable[[], ir.Model],
+    title: str,
+    outputs: Sequence[str] | None = None,
+    dropouts: tuple[Dropout, ...] = (),
+) -> Printed:
     """The converted model, with other outputs if some are given. `reading` gives the model anew each time."""
     model = reading()
     if outputs:
         cut(model, value_names(reading(), outputs, host()))
-    return run_pipeline(model, title)
+    return run_pipeline(model, title, dropouts=dropouts)
 
 
-def _title(origin: Origin) -> str:
+def title_of(origin: Origin) -> str:
+    """The title of a printed file, from its first line."""
     return origin.source.split(",", 1)[0].strip('"')
 
 
 def build(printed: Printed) -> Any:
     """The live model of a converted graph: its source imported, its weights bound."""
+    return bind(skeleton(printed), printed.weights(), "the ONNX file", adopt_dtypes=True)
+
+
+def skeleton(printed: Printed) -> Any:
+    """The model of a converted graph without its weights: its source imported, its leaves shapes."""
     module = import_source(printed.source)
-    set_origin(module, Origin(printed.graph, printed.provenance, printed.source))
-    return bind(eqx.filter_eval_shape(module.Model), printed.weights(), "the ONNX file", adopt_dtypes=True)
+    set_origin(module, Origin.of(printed))
+    return eqx.filter_eval_shape(module.Model)
 
 
 def convert(
@@ -130,7 +142,7 @@ def convert(
     path = pathlib.Path(path)
     with whole_path(folder, force=force) as scratch:
         printed = _printed(lambda: read(path, input_shapes), path.name, outputs)
-        _write_folder(scratch, build(printed), Origin(printed.graph, printed.provenance, printed.source))
+        _write_folder(scratch, build(printed), Origin.of(printed))
 
 
 def save(model: Any, folder: str | os.PathLike[str], *, force: bool = False) -> None:
@@ -148,8 +160,8 @@ def save(model: Any, folder: str | os.PathLike[str], *, force: bool = False) -> 
         if path in origin.provenance
     ):
         # A head of another width: print the model anew, from the graph with that head.
-        printed = run_pipeline(read_proto(to_onnx(model, origin)), _title(origin))
-        origin = Origin(printed.graph, printed.provenance, printed.source)
+        proto = to_onnx(model, origin)
+        origin = Origin.of(run_pipeline(read_proto(proto), title_of(origin), dropouts=origin.dropouts))
     with whole_path(folder, force=force) as scratch:
         _write_folder(scratch, model, origin)
 
@@ -160,9 +172,14 @@ def _write_folder(folder: pathlib.Path, model: Any, origin: Origin) -> None:
     (folder / GRAPH).write_bytes(origin.graph)
     # One entry: safetensors writes several in random order, and equal files must be equal bytes.
     provenance = {path: dataclasses.asdict(entry) for path, entry in origin.provenance.items()}
-    save_weights(
-        model, folder / WEIGHTS, metadata={"onnxeqx": dump_json({"naming": NAMING_VERSION, "provenance": provenance})}
-    )
+    dropouts = [dataclasses.asdict(entry) for entry in origin.dropouts]
+    entries = {
+        "naming": NAMING_VERSION,
+        "provenance": provenance,
+        "dropouts": dropouts,
+        "printed": origin.printed,
+    }
+    save_weights(model, folder / WEIGHTS, metadata={"onnxeqx": dump_json(entries)})
 
 
 def _load_folder(folder: pathlib.Path) -> Any:
@@ -174,7 +191,9 @@ def _load_folder(folder: pathlib.Path) -> Any:
     weights, metadata = read_weights(folder / WEIGHTS)
     module = import_source((folder / SOURCE).read_text(), str(folder / SOURCE))
     if (folder / GRAPH).is_file():
-        entries = json.loads(metadata.get("onnxeqx", "{}")).get("provenance", {})
-        provenance = {path: Provenance.from_json(entry) for path, entry in entries.items()}
-        set_origin(module, Origin((folder / GRAPH).read_bytes(), provenance, (folder / SOURCE).read_text()))
+        entries = json.loads(metadata.get("onnxeqx", "{}"))
+        provenance = {path: Provenance.from_json(entry) for path, entry in entries.get("provenance", {}).items()}
+        dropouts = tuple(Dropout(**entry) for entry in entries.get("dropouts", ()))
+        graph, source = (folder / GRAPH).read_bytes(), (folder / SOURCE).read_text()
+        set_origin(module, Origin(graph, provenance, source, dropouts, entries.get("printed")))
     return bind(eqx.filter_eval_shape(module.Model), weights, f"{str(folder / WEIGHTS)!r}", adopt_dtypes=True)
