@@ -1,19 +1,19 @@
 """Dropout in a model that has none: exporters leave it out of files for inference."""
 
+import dataclasses
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import jax.tree_util as jtu
 
-from ._convert import Printed, convert
+from ._convert import convert
 from ._errors import ConversionError
 from ._insert import Dropout, droppable
 from ._load import skeleton, title_of
-from ._lora import matching_layers, merge_lora
-from ._origin import origin_of
-from ._read import read_proto
-from ._save_onnx import to_onnx
-from ._weights import dotted_path
+from ._lora import matching_layers
+from ._origin import Origin, origin_of
+from ._stand_ins import with_stand_ins
+from ._weights import arrays, dotted_path
 
 Model = TypeVar("Model")
 
@@ -54,20 +54,24 @@ def insert_dropout(model: Model, layers: str | Sequence[str], rate: float, *, be
     for pattern in patterns:
         dropouts.pop((pattern, before), None)  # the last that means a place counts
         dropouts[pattern, before] = Dropout(pattern, float(rate), before)
-    proto = to_onnx(merge_lora(model), origin)
-    printed = convert(read_proto(proto), title_of(origin), dropouts=tuple(dropouts.values()))
+    graph = with_stand_ins(origin, arrays(model))
+    printed = convert(graph, title_of(origin), dropouts=tuple(dropouts.values()))
     known = dict.fromkeys(path for call in printed.lifted.all_calls() if (path := droppable(call, before)))
     matching_layers(list(known), patterns, "layer with floating-point numbers")
-    return _transplanted(model, printed)
+    fresh = dataclasses.replace(Origin.of(printed), graph=origin.graph, provenance=origin.provenance)
+    return _transplanted(model, skeleton(printed, fresh))
 
 
-def _transplanted(model: Any, printed: Printed) -> Any:
-    """The classes of the printed source around the layers and leaves of the model, whatever these are by now."""
+def _transplanted(model: Any, printed: Any) -> Any:
+    """The classes of a printed model around the layers and leaves of the model, whatever these are by now."""
     kept, _ = _flatten(model)
-    wanted, structure = _flatten(skeleton(printed))
+    wanted, structure = _flatten(printed)
     if list(kept) != list(wanted):
-        changed = next(iter(kept.keys() ^ wanted.keys()), "its fields")
-        raise ConversionError(f"A block of the model was replaced ({changed}); insert dropout before that.")
+        changed = next((path for path in (*kept, *wanted) if path not in kept or path not in wanted), "its fields")
+        raise ConversionError(
+            f"The model has other blocks than its ONNX graph is printed with ({changed}): one was replaced, or another version "
+            "of onnxeqx converted it; insert dropout before replacing blocks, or convert the file again."
+        )
     return jtu.tree_unflatten(structure, kept.values())
 
 

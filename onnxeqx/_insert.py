@@ -33,7 +33,7 @@ def insert(graph: Graph, dropouts: Sequence[Dropout], registry: Registry) -> Non
     if not dropouts:
         return
     nest(graph)  # settles the key paths
-    op = registry.lookup("onnxeqx", "Dropout", 1)
+    op = registry.lookup("onnxeqx", "TrainingDropout", 1)
     assert op is not None, "the plugin of activation functions provides it"
     for body in list(graph.graphs()):
         _insert(body, dropouts, op)

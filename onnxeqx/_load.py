@@ -107,13 +107,13 @@ def title_of(origin: Origin) -> str:
 
 def build(printed: Printed) -> Any:
     """The live model of a converted graph: its source imported, its weights bound."""
-    return bind(skeleton(printed), printed.weights(), "the ONNX file", adopt_dtypes=True)
+    return bind(skeleton(printed, Origin.of(printed)), printed.weights(), "the ONNX file", adopt_dtypes=True)
 
 
-def skeleton(printed: Printed) -> Any:
+def skeleton(printed: Printed, origin: Origin) -> Any:
     """The model of a converted graph without its weights: its source imported, its leaves shapes."""
     module = import_source(printed.source)
-    set_origin(module, Origin.of(printed))
+    set_origin(module, origin)
     return eqx.filter_eval_shape(module.Model)
 
 

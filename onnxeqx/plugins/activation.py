@@ -340,7 +340,7 @@ def dropout(data, ratio=None, training_mode=None, *, seed=None, n_outputs=1, key
     return (y, jnp.asarray(mask)) if n_outputs > 1 else y
 
 
-@op("Dropout", domain="onnxeqx", since=1)
+@op("TrainingDropout", domain="onnxeqx", since=1)
 def training_dropout(data, *, rate, key=None):
     """Dropout as [`onnxeqx.insert_dropout`][] puts it in: `eqx.nn.Dropout` with a `key`, the identity without one.
 
