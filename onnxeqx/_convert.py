@@ -14,10 +14,12 @@ from ._emit import Header, emit
 from ._expand import expand
 from ._fold import fold
 from ._graph import Graph, Leaf
+from ._insert import Dropout, insert
 from ._lift import lift
 from ._lower import lower
 from ._names import assign_paths
 from ._nest import Block, nest
+from ._patterns import Patterns
 from ._read import graph_protos, proto_without, tensor_of
 from ._weights import TRANSFORMS
 from .plugins.manager import PluginHost, host
@@ -53,7 +55,7 @@ class Printed:
     """A converted model.
 
     **Fields:** `source` (the text of `model.py`), `leaves` (leaf and layout by key path), `graph` (the weightless ONNX model),
-    `root` (the tree of blocks), `lifted` (the graph it was printed from).
+    `root` (the tree of blocks), `lifted` (the graph it was printed from), `dropouts` (those that were put in).
     """
 
     source: str
@@ -61,6 +63,7 @@ class Printed:
     graph: bytes
     root: Block
     lifted: Graph
+    dropouts: tuple[Dropout, ...] = ()
 
     @functools.cached_property
     def provenance(self) -> dict[str, Provenance]:
@@ -82,8 +85,15 @@ class Printed:
         return {path: TRANSFORMS[transform](leaf.load()) for path, (leaf, transform) in self.leaves.items()}
 
 
-def convert(model: ir.Model, title: str, plugins: PluginHost | None = None, *, patterns: bool = True) -> Printed:
-    """Runs the pipeline on a model that was read. `patterns`: whether groups of operators become one call.
+def convert(
+    model: ir.Model,
+    title: str,
+    plugins: PluginHost | None = None,
+    *,
+    patterns: Patterns = True,
+    dropouts: tuple[Dropout, ...] = (),
+) -> Printed:
+    """Runs the pipeline on a model that was read: with these patterns, and with dropouts put in.
 
     **Raises:** `UnsupportedOpsError`, `ConversionError`.
     """
@@ -92,6 +102,7 @@ def convert(model: ir.Model, title: str, plugins: PluginHost | None = None, *, p
     graph = fold(lower(model, plugins.registry))
     lift(graph, plugins.registry, patterns=patterns)
     assign_paths(graph)
+    insert(graph, dropouts, plugins.registry)
     root = nest(graph)
     leaves = _leaves_by_path(graph)
     weightless = _weightless(model, [leaf for leaf, _ in leaves.values()])
@@ -101,7 +112,7 @@ def convert(model: ir.Model, title: str, plugins: PluginHost | None = None, *, p
         version=importlib.metadata.version("onnxeqx"),
         plugins=_third_party(graph, plugins),
     )
-    return Printed(emit(graph, root, header), leaves, weightless, root, graph)
+    return Printed(emit(graph, root, header), leaves, weightless, root, graph, dropouts)
 
 
 def _leaves_by_path(graph: Graph) -> dict[str, tuple[Leaf, str]]:

@@ -8,7 +8,7 @@ import numpy as np
 from ._fold import symbol_dims
 from ._graph import Call, Graph, Kind, Leaf, Lifted, Role, Value
 from ._names import is_anonymous
-from ._patterns import apply_patterns
+from ._patterns import Patterns, apply_patterns
 from ._registry import Registry
 from ._structure import nest_concatenations
 
@@ -16,13 +16,13 @@ from ._structure import nest_concatenations
 _ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Pow")
 
 
-def lift(graph: Graph, registry: Registry, *, patterns: bool = True) -> Graph:
+def lift(graph: Graph, registry: Registry, *, patterns: Patterns = True) -> Graph:
     """Drops calls that pass their input through, applies patterns and lift rules, and settles ties. Changes `graph`."""
     for body in graph.graphs():
         _drop_pass_through(body)
     graph.settle()
     if patterns:
-        apply_patterns(graph, registry)
+        apply_patterns(graph, registry, patterns)
         for body in graph.graphs():
             _drop_unread(body)
     lifted: dict[int, Lifted] = {}

@@ -13,10 +13,12 @@ import onnx_ir as ir
 
 from ._convert import Printed, Provenance, convert as run_pipeline
 from ._errors import ReadError
+from ._insert import Dropout
 from ._module import import_source
 from ._names import NAMING_VERSION
 from ._origin import Origin, origin_of, set_origin
 from ._outputs import cut, value_names
+from ._patterns import Patterns
 from ._read import InputShapes, read, read_proto
 from ._save_onnx import to_onnx
 from ._weights import arrays, bind, dump_json, read_weights, save_weights, whole_path
@@ -30,7 +32,7 @@ def load(
     *,
     input_shapes: InputShapes | None = None,
     outputs: Sequence[str] | None = None,
-    patterns: bool = True,
+    patterns: Patterns = True,
 ) -> Any:
     """An ONNX file, or a folder written by [`onnxeqx.convert`][], as an Equinox model.
 
@@ -46,8 +48,8 @@ def load(
       dimension: `{"input": ("batch", 3, 128, 128)}`.
     - `outputs`: what to return instead of the file's outputs: key paths of layers or blocks (`"layer4.1"`), or ONNX names of
       values. What they do not need is not loaded.
-    - `patterns`: whether groups of operators that are one idea (a GELU, an attention) become one call. `False` computes each
-      operator as the file has it.
+    - `patterns`: whether groups of operators that are one idea (a GELU, an attention) become one call, or the names of the
+      patterns for which they do. `False` computes each operator as the file has it.
 
     **Returns:** an `eqx.Module`. Call it on the batch, with inputs in graph order or by their ONNX names; one output is an
     array, several are a tuple. `model.input_names` and `model.output_names` are the names in the file.
@@ -60,7 +62,7 @@ def load(
             option = "input_shapes" if input_shapes else "outputs"
             raise ReadError(f"{str(path)!r} is a converted folder; give {option} when converting the ONNX file.")
         return _load_folder(path)
-    return build(_printed(lambda: read(path, input_shapes), path.name, outputs, patterns))
+    return build(_printed(lambda: read(path, input_shapes), path.name, outputs, patterns=patterns))
 
 
 def load_model(
@@ -68,10 +70,10 @@ def load_model(
     *,
     input_shapes: InputShapes | None = None,
     outputs: Sequence[str] | None = None,
-    patterns: bool = True,
+    patterns: Patterns = True,
 ) -> Any:
     """As [`onnxeqx.load`][], from an `onnx.ModelProto` in memory, which is not changed."""
-    return build(_printed(lambda: read_proto(model, input_shapes=input_shapes), "model", outputs, patterns))
+    return build(_printed(lambda: read_proto(model, input_shapes=input_shapes), "model", outputs, patterns=patterns))
 
 
 def truncate(model: Any, at: str | Sequence[str]) -> Any:
@@ -93,28 +95,39 @@ def truncate(model: Any, at: str | Sequence[str]) -> Any:
     origin = origin_of(model)
     proto = to_onnx(model, origin)
     outputs = [at] if isinstance(at, str) else list(at)
-    return build(_printed(lambda: read_proto(proto), _title(origin), outputs))
+    return build(_printed(lambda: read_proto(proto), title_of(origin), outputs, dropouts=origin.dropouts))
 
 
 def _printed(
-    reading: Callable[[], ir.Model], title: str, outputs: Sequence[str] | None = None, patterns: bool = True
+    reading: Callable[[], ir.Model],
+    title: str,
+    outputs: Sequence[str] | None = None,
+    *,
+    patterns: Patterns = True,
+    dropouts: tuple[Dropout, ...] = (),
 ) -> Printed:
     """The converted model, with other outputs if some are given. `reading` gives the model anew each time."""
     model = reading()
     if outputs:
         cut(model, value_names(reading(), outputs, host()))
-    return run_pipeline(model, title, patterns=patterns)
+    return run_pipeline(model, title, patterns=patterns, dropouts=dropouts)
 
 
-def _title(origin: Origin) -> str:
+def title_of(origin: Origin) -> str:
+    """The title of a printed file, from its first line."""
     return origin.source.split(",", 1)[0].strip('"')
 
 
 def build(printed: Printed) -> Any:
     """The live model of a converted graph: its source imported, its weights bound."""
+    return bind(skeleton(printed, Origin.of(printed)), printed.weights(), "the ONNX file", adopt_dtypes=True)
+
+
+def skeleton(printed: Printed, origin: Origin) -> Any:
+    """The model of a converted graph without its weights: its source imported, its leaves shapes."""
     module = import_source(printed.source)
-    set_origin(module, Origin(printed.graph, printed.provenance, printed.source))
-    return bind(eqx.filter_eval_shape(module.Model), printed.weights(), "the ONNX file", adopt_dtypes=True)
+    set_origin(module, origin)
+    return eqx.filter_eval_shape(module.Model)
 
 
 def convert(
@@ -124,7 +137,7 @@ def convert(
     force: bool = False,
     input_shapes: InputShapes | None = None,
     outputs: Sequence[str] | None = None,
-    patterns: bool = True,
+    patterns: Patterns = True,
 ) -> None:
     """Writes a converted folder: `model.py`, `weights.safetensors` and `graph.onnx`.
 
@@ -142,8 +155,8 @@ def convert(
     """
     path = pathlib.Path(path)
     with whole_path(folder, force=force) as scratch:
-        printed = _printed(lambda: read(path, input_shapes), path.name, outputs, patterns)
-        _write_folder(scratch, build(printed), Origin(printed.graph, printed.provenance, printed.source))
+        printed = _printed(lambda: read(path, input_shapes), path.name, outputs, patterns=patterns)
+        _write_folder(scratch, build(printed), Origin.of(printed))
 
 
 def save(model: Any, folder: str | os.PathLike[str], *, force: bool = False) -> None:
@@ -161,8 +174,8 @@ def save(model: Any, folder: str | os.PathLike[str], *, force: bool = False) -> 
         if path in origin.provenance
     ):
         # A head of another width: print the model anew, from the graph with that head.
-        printed = run_pipeline(read_proto(to_onnx(model, origin)), _title(origin))
-        origin = Origin(printed.graph, printed.provenance, printed.source)
+        proto = to_onnx(model, origin)
+        origin = Origin.of(run_pipeline(read_proto(proto), title_of(origin), dropouts=origin.dropouts))
     with whole_path(folder, force=force) as scratch:
         _write_folder(scratch, model, origin)
 
@@ -173,9 +186,14 @@ def _write_folder(folder: pathlib.Path, model: Any, origin: Origin) -> None:
     (folder / GRAPH).write_bytes(origin.graph)
     # One entry: safetensors writes several in random order, and equal files must be equal bytes.
     provenance = {path: dataclasses.asdict(entry) for path, entry in origin.provenance.items()}
-    save_weights(
-        model, folder / WEIGHTS, metadata={"onnxeqx": dump_json({"naming": NAMING_VERSION, "provenance": provenance})}
-    )
+    dropouts = [dataclasses.asdict(entry) for entry in origin.dropouts]
+    entries = {
+        "naming": NAMING_VERSION,
+        "provenance": provenance,
+        "dropouts": dropouts,
+        "printed": origin.printed,
+    }
+    save_weights(model, folder / WEIGHTS, metadata={"onnxeqx": dump_json(entries)})
 
 
 def _load_folder(folder: pathlib.Path) -> Any:
@@ -187,7 +205,9 @@ def _load_folder(folder: pathlib.Path) -> Any:
     weights, metadata = read_weights(folder / WEIGHTS)
     module = import_source((folder / SOURCE).read_text(), str(folder / SOURCE))
     if (folder / GRAPH).is_file():
-        entries = json.loads(metadata.get("onnxeqx", "{}")).get("provenance", {})
-        provenance = {path: Provenance.from_json(entry) for path, entry in entries.items()}
-        set_origin(module, Origin((folder / GRAPH).read_bytes(), provenance, (folder / SOURCE).read_text()))
+        entries = json.loads(metadata.get("onnxeqx", "{}"))
+        provenance = {path: Provenance.from_json(entry) for path, entry in entries.get("provenance", {}).items()}
+        dropouts = tuple(Dropout(**entry) for entry in entries.get("dropouts", ()))
+        graph, source = (folder / GRAPH).read_bytes(), (folder / SOURCE).read_text()
+        set_origin(module, Origin(graph, provenance, source, dropouts, entries.get("printed")))
     return bind(eqx.filter_eval_shape(module.Model), weights, f"{str(folder / WEIGHTS)!r}", adopt_dtypes=True)

@@ -43,7 +43,7 @@ def lora(
     if rank < 1:
         raise ValueError(f"The rank of an update is at least 1, not {rank}.")
     known = _layers(model, eqx.nn.Linear)
-    chosen = _matching(list(known), layers)
+    chosen = matching_layers(list(known), layers)
     keys = jax.random.split(key, len(chosen))
     scale = 1.0 if alpha is None else alpha / rank
     replacements = {path: LoRALinear(known[path], rank, scale, key=key) for path, key in zip(chosen, keys, strict=True)}
@@ -110,13 +110,17 @@ def _is(kind: type) -> Callable[[Any], bool]:
     return lambda item: isinstance(item, kind)
 
 
-def _matching(paths: list[str], patterns: str | Sequence[str]) -> list[str]:
+def matching_layers(paths: list[str], patterns: str | Sequence[str], kind: str = "linear layer") -> list[str]:
+    """The layers that patterns choose: a sequence of them, or several separated by `|`.
+
+    **Raises:** `WeightsError` if a pattern matches none.
+    """
     chosen: dict[str, None] = {}
     for pattern in patterns.split("|") if isinstance(patterns, str) else patterns:
-        found = fnmatch.filter(paths, pattern)
+        found = [path for path in paths if fnmatch.fnmatchcase(path, pattern)]
         if not found:
             shown = ", ".join(paths[:5]) + (", …" if len(paths) > 5 else "")
-            raise WeightsError(f"Pattern {pattern!r} matches no linear layer; the model has {shown or 'none'}.")
+            raise WeightsError(f"Pattern {pattern!r} matches no {kind}; the model has {shown or 'none'}.")
         chosen |= dict.fromkeys(found)
     return list(chosen)
 

@@ -1,23 +1,46 @@
 """Where a printed model comes from: kept with its module, for the way back to ONNX."""
 
 import dataclasses
+import hashlib
 import sys
 import types
 from typing import Any
 
-from ._convert import Provenance
+from ._convert import Printed, Provenance
 from ._errors import ConversionError
+from ._insert import Dropout
 
 _ATTRIBUTE = "__onnxeqx_origin__"
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Origin:
-    """The ONNX model that a class was printed from, without its weights, and where each leaf came from."""
+    """The ONNX model that a class was printed from.
+
+    **Fields:** `graph` (the model without weights), `provenance` (where each leaf came from), `source` (the text that runs),
+    `dropouts` (what was put into the graph before printing), `printed` (the digest of the text as it was printed; `None` if
+    that is not known).
+    """
 
     graph: bytes
     provenance: dict[str, Provenance]
     source: str
+    dropouts: tuple[Dropout, ...] = ()
+    printed: str | None = None
+
+    @classmethod
+    def of(cls, printed: Printed) -> "Origin":
+        """The origin of a model that was just printed."""
+        return cls(printed.graph, printed.provenance, printed.source, printed.dropouts, _digest(printed.source))
+
+    @property
+    def edited(self) -> bool:
+        """Whether somebody changed the text since it was printed."""
+        return self.printed not in (None, _digest(self.source))
+
+
+def _digest(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def set_origin(module: types.ModuleType, origin: Origin) -> None:

@@ -6,11 +6,12 @@ A pattern is written as the expression that exporters spell out, over variables:
 
 import dataclasses
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
+from ._errors import ConversionError
 from ._graph import Call, Graph, Value
 from ._registry import PatternRule, Registry
 from ._shapes import infer_call
@@ -105,16 +106,36 @@ class Replacement:
     attributes: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def apply_patterns(graph: Graph, registry: Registry) -> None:
+# Which patterns are applied: all, none, or those of these names.
+Patterns = bool | Collection[str]
+
+
+def apply_patterns(graph: Graph, registry: Registry, patterns: Patterns = True) -> None:
     """Replaces what the registered patterns match, the last calls first: the longer of two patterns ends later.
 
     What is no longer read stays in `graph.calls`.
+
+    **Raises:** `ConversionError` if no pattern has one of the names.
     """
+    rules = _chosen(registry, patterns)
     for body in graph.graphs():
-        _apply(body, registry)
+        _apply(body, registry, rules)
 
 
-def _apply(graph: Graph, registry: Registry) -> None:
+def _chosen(registry: Registry, patterns: Patterns) -> list[PatternRule]:
+    rules = list(registry.pattern_rules())
+    if isinstance(patterns, bool):
+        return rules if patterns else []
+    known = sorted({rule.name for rule in rules})
+    unknown = sorted(set(patterns) - set(known))
+    if unknown:
+        raise ConversionError(
+            f"There is no pattern {unknown[0]!r}; give some of {', '.join(known)}, or patterns=False."
+        )
+    return [rule for rule in rules if rule.name in patterns]
+
+
+def _apply(graph: Graph, registry: Registry, rules: list[PatternRule]) -> None:
     users = graph.users()
     for output in graph.outputs:
         users.setdefault(output, []).append(_OUTSIDE)
@@ -124,7 +145,7 @@ def _apply(graph: Graph, registry: Registry) -> None:
         calls.append(call)
         if id(call) in replaced or call.bodies:
             continue
-        found = next((found for rule in registry.pattern_rules() if (found := _find(rule, call, users))), None)
+        found = next((found for rule in rules if (found := _find(rule, call, users))), None)
         if found is not None and (made := _replace(call, found[1], registry)) is not None:
             replaced |= {id(other) for other in found[0].calls}
             calls += reversed(made)

@@ -252,6 +252,11 @@ class PatternRule:
     plugin: str = ""
 
     @property
+    def name(self) -> str:
+        """That of the function."""
+        return self.function.__name__
+
+    @property
     def ops(self) -> frozenset[str]:
         """The operators that a match may end in."""
         return frozenset(term.op for term in self.terms)

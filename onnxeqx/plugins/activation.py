@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -333,6 +334,15 @@ def dropout(data, ratio=None, training_mode=None, *, seed=None, n_outputs=1, key
         mask = jax.random.bernoulli(key, 1 - rate, np.shape(data))
     y = jnp.where(mask, data / (1 - rate), 0)
     return (y, jnp.asarray(mask)) if n_outputs > 1 else y
+
+
+@op("TrainingDropout", domain="onnxeqx", since=1)
+def training_dropout(data, *, rate, key=None):
+    """Dropout as [`onnxeqx.insert_dropout`][] puts it in: `eqx.nn.Dropout` with a `key`, the identity without one.
+
+    data: any shape, float -> same shape and dtype. `rate` is the share of elements that become zero, below 1.
+    """
+    return eqx.nn.Dropout(rate)(data, key=key, inference=key is None)
 
 
 @op("Dropout", since=10, until=11, passes_through=True)

@@ -5,9 +5,9 @@ import numpy as np
 import pytest
 
 from onnxeqx import nn
+from onnxeqx._head import output_width
 from onnxeqx.runtime import over_batch
 from onnxeqx.training import HeadError, find_head, replace_head
-from onnxeqx._head import output_width
 
 from .conftest import Net
 

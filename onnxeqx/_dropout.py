@@ -1,0 +1,85 @@
+"""Dropout in a model that has none: exporters leave it out of files for inference."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import jax.tree_util as jtu
+
+from ._convert import convert
+from ._errors import ConversionError
+from ._insert import Dropout, droppable
+from ._load import skeleton, title_of
+from ._lora import matching_layers
+from ._origin import Origin, origin_of
+from ._stand_ins import with_stand_ins
+from ._weights import arrays, dotted_path
+
+Model = TypeVar("Model")
+
+
+def insert_dropout(model: Model, layers: str | Sequence[str], rate: float, *, before: bool = False) -> Model:
+    """The model with dropout at some of its layers, for fine-tuning: it drops where it is called with a `key` only.
+
+    ```python
+    model = onnxeqx.insert_dropout(model, "*.dense|*.fc1", 0.1)
+    logits = model(x, key=jax.random.key(step))  # drops, each layer by a key of its own
+    logits = model(x)  # the identity, as before
+    ```
+
+    The source is printed anew with the dropouts in it, so that the key reaches every layer as an argument. Leaves, key paths
+    and replaced layers stay what they are. [`onnxeqx.save`][] keeps the dropout; [`onnxeqx.save_onnx`][] leaves it out, as
+    files for inference do.
+
+    **Arguments:**
+
+    - `model`: a model that came from [`onnxeqx.load`][].
+    - `layers`: patterns of the key paths of layers (`onnxeqx inspect` lists them), in a sequence or separated by `|`.
+    - `rate`: the share of elements that become zero; the others are divided by `1 - rate`. 0 is the identity. It replaces the
+      rate of a dropout that is there already.
+    - `before`: drop what the layers take, not what they return.
+
+    **Raises:** `WeightsError` if a pattern matches no layer; `ValueError` if the rate is not in [0, 1); `ConversionError` if the
+    source of the model was edited, which printing it anew would undo.
+    """
+    if not 0 <= rate < 1:
+        raise ValueError(f"The rate of a dropout is at least 0 and below 1, not {rate}.")
+    origin = origin_of(model)
+    if origin.edited:
+        raise ConversionError(
+            "The source of this model was edited, which printing it anew would undo; insert eqx.nn.Dropout in model.py by hand."
+        )
+    patterns = layers.split("|") if isinstance(layers, str) else list(layers)
+    dropouts = {(entry.layers, entry.before): entry for entry in origin.dropouts}
+    for pattern in patterns:
+        dropouts.pop((pattern, before), None)  # the last that means a place counts
+        dropouts[pattern, before] = Dropout(pattern, float(rate), before)
+    graph = with_stand_ins(origin, arrays(model))
+    printed = convert(graph, title_of(origin), dropouts=tuple(dropouts.values()))
+    known = dict.fromkeys(path for call in printed.lifted.all_calls() if (path := droppable(call, before)))
+    matching_layers(list(known), patterns, "layer with floating-point numbers")
+    fresh = dataclasses.replace(Origin.of(printed), graph=origin.graph, provenance=origin.provenance)
+    return _transplanted(model, skeleton(printed, fresh))
+
+
+def _transplanted(model: Any, printed: Any) -> Any:
+    """The classes of a printed model around the layers and leaves of the model, whatever these are by now."""
+    kept, _ = _flatten(model)
+    wanted, structure = _flatten(printed)
+    if list(kept) != list(wanted):
+        changed = next((path for path in (*kept, *wanted) if path not in kept or path not in wanted), "its fields")
+        raise ConversionError(
+            f"The model has other blocks than its ONNX graph is printed with ({changed}): one was replaced, or another version "
+            "of onnxeqx converted it; insert dropout before replacing blocks, or convert the file again."
+        )
+    return jtu.tree_unflatten(structure, kept.values())
+
+
+def _flatten(model: Any) -> tuple[dict[str, Any], Any]:
+    """What stands in the fields of printed classes, by key path, and the classes around."""
+
+    def is_kept(node: Any) -> bool:
+        return not isinstance(node, tuple) and type(node).__module__ != type(model).__module__
+
+    found, structure = jtu.tree_flatten_with_path(model, is_leaf=is_kept)
+    return {dotted_path(path): node for path, node in found}, structure
