@@ -131,8 +131,9 @@ class _Filling(ast.NodeTransformer):
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
         self.generic_visit(node)
-        if isinstance(node.value, ast.Tuple) and isinstance(node.slice, ast.Constant):
-            return node.value.elts[node.slice.value]
+        index = node.slice.value if isinstance(node.slice, ast.Constant) else None
+        if isinstance(node.value, ast.Tuple) and isinstance(index, int):
+            return node.value.elts[index]
         if isinstance(node.value, ast.Subscript):
             merged = _merged(_entries(node.value.slice), _entries(node.slice))
             if merged is not None:
@@ -144,8 +145,8 @@ def _unpacked(items: list[ast.expr]) -> list[ast.expr]:
     """`*(a, b)` as `a, b`."""
     found: list[ast.expr] = []
     for item in items:
-        is_literal = isinstance(item, ast.Starred) and isinstance(item.value, ast.Tuple)
-        found += item.value.elts if is_literal else [item]
+        content = item.value if isinstance(item, ast.Starred) else None
+        found += content.elts if isinstance(content, ast.Tuple) else [item]
     return found
 
 
