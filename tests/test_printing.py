@@ -67,6 +67,7 @@ TOP = "9223372036854775807"
 CASES = [
     Case("x.reshape(-1, 4)", f"{constant('t', '-1, 4')} y = Reshape(x, t)"),
     Case("x.reshape(x.shape[0], 12)", f"{constant('t', '0, 12')} y = Reshape(x, t)"),
+    Case("x.reshape(*x.shape[:2], 2, -1)", f"{constant('t', '0, 0, 2, -1')} y = Reshape(x, t)"),
     Case("x.reshape(x.shape[0], -1, 2)", f"{SHAPE} {constant('r', '-1, 2')} t = Concat<axis = 0>(n, r) y = Reshape(x, t)"),
     Case("jax.lax.collapse(x, 1)", "y = Flatten(x)"),
     Case("x.reshape(1, -1)", "y = Flatten<axis = 0>(x)"),
