@@ -7,6 +7,7 @@ tracing) or DEVICE, and every stored tensor as parameter, buffer or constant.
 import collections
 import dataclasses
 import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -235,31 +236,38 @@ def symbol_dims(value: Value) -> list[Dim]:
 
 
 def host_inputs(graph: Graph) -> tuple[str, ...]:
-    """The graph inputs whose values an operator needs while tracing."""
-    needed = needed_on_host(graph)
+    """The graph inputs whose values an operator needs while tracing: a shape, an axis, or what that is computed from."""
+    needed: set[Value] = set()
+    for call in _calls_backwards(graph):
+        needed |= _needed_by(call, needed, call.outputs)
     return tuple(value.name for value in graph.inputs if value in needed)
 
 
 def needed_on_host(graph: Graph) -> set[Value]:
-    """The values that an operator needs while tracing: a shape, an axis, or what that is computed from."""
+    """The values that an operator may need while tracing, if loops that are unrolled hand them from step to step."""
     needed: set[Value] = set()
     size = -1
-    while size < len(needed):  # a loop hands values from the end of its body to its beginning
+    while size < len(needed):
         size = len(needed)
-        for inner in reversed(list(graph.graphs())):
-            for call in reversed(inner.calls):
-                needed |= _needed_by(call, needed)
+        for call in _calls_backwards(graph):
+            ends = [value for body in call.bodies.values() for value in body.outputs]
+            handed = [*call.outputs, *(value for body in call.bodies.values() for value in body.inputs)]
+            needed |= _needed_by(call, needed, handed)
+            if not needed.isdisjoint(handed):
+                needed |= set(ends)
     return needed
 
 
-def _needed_by(call: Call, needed: set[Value]) -> set[Value]:
-    """The values that a call needs while tracing, given those that calls after it do."""
+def _calls_backwards(graph: Graph) -> Iterator[Call]:
+    for inner in reversed(list(graph.graphs())):
+        yield from reversed(inner.calls)
+
+
+def _needed_by(call: Call, needed: set[Value], results: list[Value]) -> set[Value]:
+    """The values that a call needs while tracing, given those that are needed of its results."""
     wanted = (*call.op.host, *call.op.prefers_host)
     found = {value for i, value in enumerate(call.inputs) if value and call.op.input_name(i) in wanted}
-    inside = [value for body in call.bodies.values() for value in body.inputs]
-    if not call.op.from_shapes and not needed.isdisjoint((*call.outputs, *inside)):
-        found |= {*call.reads, *(value for body in call.bodies.values() for value in body.outputs)}
-    return found
+    return found | set(call.reads) if not call.op.from_shapes and not needed.isdisjoint(results) else found
 
 
 def _make_leaves(graph: Graph) -> None:

@@ -131,8 +131,9 @@ class _Filling(ast.NodeTransformer):
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
         self.generic_visit(node)
-        if isinstance(node.value, ast.Tuple) and isinstance(node.slice, ast.Constant):
-            return node.value.elts[node.slice.value]
+        index = node.slice.value if isinstance(node.slice, ast.Constant) else None
+        if isinstance(node.value, ast.Tuple) and isinstance(index, int):
+            return node.value.elts[index]
         if isinstance(node.value, ast.Subscript):
             merged = _merged(_entries(node.value.slice), _entries(node.slice))
             if merged is not None:
@@ -141,12 +142,26 @@ class _Filling(ast.NodeTransformer):
 
 
 def _unpacked(items: list[ast.expr]) -> list[ast.expr]:
-    """`*(a, b)` as `a, b`."""
+    """`*(a, b)` as `a, b`, and `x.shape[0], x.shape[1]` as `*x.shape[:2]`."""
     found: list[ast.expr] = []
     for item in items:
-        is_literal = isinstance(item, ast.Starred) and isinstance(item.value, ast.Tuple)
-        found += item.value.elts if is_literal else [item]
-    return found
+        content = item.value if isinstance(item, ast.Starred) else None
+        found += content.elts if isinstance(content, ast.Tuple) else [item]
+    count = next((i for i, item in enumerate(found) if not _is_size(item, found[0], i)), len(found))
+    if count < 2:
+        return found
+    shape = cast(ast.Subscript, found[0]).value
+    leading = ast.Subscript(shape, ast.Slice(None, ast.Constant(count), None), ast.Load())
+    return [ast.Starred(leading, ast.Load()), *found[count:]]
+
+
+def _is_size(item: ast.expr, first: ast.expr, axis: int) -> bool:
+    """Whether this is `x.shape[axis]`, of the `x` of which `first` is a size."""
+    if not isinstance(item, ast.Subscript) or not isinstance(first, ast.Subscript):
+        return False
+    is_shape = isinstance(item.value, ast.Attribute) and item.value.attr == "shape"
+    is_axis = isinstance(item.slice, ast.Constant) and item.slice.value == axis
+    return is_shape and is_axis and ast.dump(item.value) == ast.dump(first.value)
 
 
 def _entries(subscript: ast.expr) -> list[ast.expr]:

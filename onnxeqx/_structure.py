@@ -17,7 +17,7 @@ def nest_concatenations(graph: Graph) -> None:
 
 
 def _nest_concatenation(call: Call, known: dict[tuple[int, tuple[Value | None, ...]], Value]) -> None:
-    axis, inputs = call.attributes["axis"], tuple(call.inputs)
+    axis, inputs = call.attributes.get("axis", 1), tuple(call.inputs)  # required since opset 4
     for size in range(len(inputs) - 1, 1, -1):
         if (axis, inputs[:size]) in known:
             call.inputs = [known[axis, inputs[:size]], *inputs[size:]]

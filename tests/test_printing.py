@@ -19,7 +19,8 @@ from onnxeqx._read import read_proto
 from onnxeqx.plugins.manager import PluginHost, host
 
 TYPES = {"float": np.float32, "double": np.float64, "float16": np.float16, "bfloat16": ml_dtypes.bfloat16}
-FLOATS = tuple(TYPES)
+FLOATS = ("float", "bfloat16")
+ALL_FLOATS = tuple(TYPES)
 INTEGERS = ("int32", "int64")
 
 
@@ -67,6 +68,7 @@ TOP = "9223372036854775807"
 CASES = [
     Case("x.reshape(-1, 4)", f"{constant('t', '-1, 4')} y = Reshape(x, t)"),
     Case("x.reshape(x.shape[0], 12)", f"{constant('t', '0, 12')} y = Reshape(x, t)"),
+    Case("x.reshape(*x.shape[:2], 2, -1)", f"{constant('t', '0, 0, 2, -1')} y = Reshape(x, t)"),
     Case("x.reshape(x.shape[0], -1, 2)", f"{SHAPE} {constant('r', '-1, 2')} t = Concat<axis = 0>(n, r) y = Reshape(x, t)"),
     Case("jax.lax.collapse(x, 1)", "y = Flatten(x)"),
     Case("x.reshape(1, -1)", "y = Flatten<axis = 0>(x)"),
@@ -101,10 +103,10 @@ CASES = [
     Case("jnp.triu(x)", "y = Trilu(x)"),
     Case("jnp.tril(x, k=-1)", f"{scalar('k', '-1', 'int64')} y = Trilu<upper = 0>(x, k)"),
     Case("jnp.where(m, x, z)", "y = Where(m, x, z)", types=FLOATS),
-    Case("x**2", "t = Constant<value_float = 2.0>() e = Cast<to = TYPE>(t) y = Pow(x, e)", types=FLOATS),
-    Case("x ** (-1)", "t = Constant<value_float = -1.0>() e = Cast<to = TYPE>(t) y = Pow(x, e)", types=FLOATS),
+    Case("x**2", "t = Constant<value_float = 2.0>() e = Cast<to = TYPE>(t) y = Pow(x, e)", types=ALL_FLOATS),
+    Case("x ** (-1)", "t = Constant<value_float = -1.0>() e = Cast<to = TYPE>(t) y = Pow(x, e)", types=ALL_FLOATS),
     Case("x**0.5", "t = Constant<value_float = 0.5>() e = Cast<to = TYPE>(t) y = Pow(x, e)", types=FLOATS),
-    Case("x**z", "y = Pow(x, z)", types=FLOATS),
+    Case("x**z", "y = Pow(x, z)", types=ALL_FLOATS),
     Case("1 / x", "y = Reciprocal(x)", types=FLOATS),
     Case("jnp.abs(x)", "y = Abs(x)", types=(*FLOATS, "int64")),
     Case("jnp.round(x)", "y = Round(x)", types=FLOATS),
@@ -118,19 +120,19 @@ CASES = [
     Case("jnp.minimum(x, 1.5)", "b = Constant<value_float = 1.5>() y = Clip(x, , b)", types=("float",)),
     Case("jnp.clip(x, -0.5, 0.5)", "y = Clip<min = -0.5, max = 0.5>(x)", 10, ("float", "double", "float16")),
     Case("elementwise.clip_6(", "y = Clip<min = -0.5>(x)", 10, ("float",)),
-    Case("jnp.mean(x, axis=-1, keepdims=True)", f"{constant('a', '-1')} y = ReduceMean(x, a)", types=FLOATS),
+    Case("jnp.mean(x, axis=-1, keepdims=True)", f"{constant('a', '-1')} y = ReduceMean(x, a)", types=ALL_FLOATS),
     Case("jnp.mean(x, axis=(1, 2))", "y = ReduceMean<axes = [1, 2], keepdims = 0>(x)", 13),
     Case("reduction.reduce_mean(", f"{constant('a', '1')} y = ReduceMean(x, a)", types=INTEGERS),
     Case("jnp.sum(x, axis=1)", f"{constant('a', '1')} y = ReduceSum<keepdims = 0>(x, a)", types=(*FLOATS, "int64")),
-    Case("jnp.sum(x)", "y = ReduceSum<keepdims = 0>(x)", types=FLOATS),
+    Case("jnp.sum(x)", "y = ReduceSum<keepdims = 0>(x)", types=ALL_FLOATS),
     Case("reduction.reduce_sum(", f"{constant('a', '1')} y = ReduceSum(x, a)", types=("int32",)),
     Case("jnp.max(x, axis=1, keepdims=True)", f"{constant('a', '1')} y = ReduceMax(x, a)", types=(*FLOATS, *INTEGERS)),
     Case("reduction.reduce_min(", f"{constant('a', '0')} y = ReduceMin(x, a)", types=FLOATS),
-    Case("jnp.prod(x, axis=2)", f"{constant('a', '2')} y = ReduceProd<keepdims = 0>(x, a)", types=FLOATS),
-    Case("jnp.cumsum(x, axis=1)", f"{scalar('a', '1', 'int64')} y = CumSum(x, a)", types=(*FLOATS, "int64")),
+    Case("jnp.prod(x, axis=2)", f"{constant('a', '2')} y = ReduceProd<keepdims = 0>(x, a)", types=ALL_FLOATS),
+    Case("jnp.cumsum(x, axis=1)", f"{scalar('a', '1', 'int64')} y = CumSum(x, a)", types=(*ALL_FLOATS, "int64")),
     Case("jnp.argmax(x, axis=1)", "k = ArgMax<axis = 1, keepdims = 0>(x) y = CastLike(k, x)"),
     Case("jnp.argmin(x, axis=-1, keepdims=True)", "k = ArgMin<axis = -1>(x) y = CastLike(k, x)"),
-    Case("jax.nn.softmax(x)", "y = Softmax(x)", types=FLOATS),
+    Case("jax.nn.softmax(x)", "y = Softmax(x)", types=ALL_FLOATS),
     Case("jax.nn.softmax(x, axis=1)", "y = Softmax<axis = 1>(x)"),
     Case("jax.nn.softmax(x, axis=(1, 2))", "y = Softmax(x)", 11, ("float",)),
     Case("jax.nn.log_softmax(x)", "y = LogSoftmax(x)", types=FLOATS),
@@ -141,7 +143,7 @@ CASES = [
     Case("jax.nn.celu(x)", "y = Celu(x)", types=("float",)),
     Case("jax.nn.mish(x)", "y = Mish(x)", types=("float", "double", "float16")),
     Case("jax.nn.gelu(x)", 'y = Gelu<approximate = "tanh">(x)', types=FLOATS),
-    Case("activation.gelu(x)", "y = Gelu(x)", types=FLOATS),
+    Case("jax.nn.gelu(x, approximate=False)", "y = Gelu(x)", types=FLOATS),
     Case("jnp.where(x > 1.0, x, 0)", "y = ThresholdedRelu(x)", types=FLOATS),
     Case("jnp.where(x >= 0, x, z * x)", "y = PRelu(x, z)", types=FLOATS),
     Case("jnp.clip(0.2 * x + 0.5, 0, 1)", "y = HardSigmoid(x)", types=FLOATS),
@@ -154,7 +156,7 @@ CASES = [
     Case("x.astype(jnp.int32)", "k = Cast<to = 6>(x) y = CastLike(k, x)", types=FLOATS),
     Case("x.astype(int)", "k = Cast<to = 7>(x) y = CastLike(k, x)", types=FLOATS),
     Case("x.astype(bool)", "k = Cast<to = 9>(x) y = CastLike(k, x)", types=FLOATS),
-    Case(".astype(x.dtype)", "y = CastLike(m, x)", types=FLOATS),
+    Case(".astype(x.dtype)", "y = CastLike(m, x)", types=ALL_FLOATS),
     Case("casting.cast(", "k = Cast<to = 17>(x) y = CastLike(k, x)", types=("float", "float16")),
     Case("~m", "k = Not(m) y = CastLike(k, x)"),
     Case("x % z", "y = Mod(x, z)", types=INTEGERS),

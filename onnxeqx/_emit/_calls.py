@@ -182,10 +182,10 @@ class CallPrinter:
             if scalar is not None:
                 return scalar
         expression = self._value(value)
-        is_host = value.kind is Kind.HOST and value.array is None and is_floating(value.dtype)
+        is_host, dtype = value.kind is Kind.HOST and value.array is None, value.dtype
         meets_device = any(other is not None and other.kind is Kind.DEVICE for other in item.inputs)
-        if is_host and meets_device and not self._has_own_dtype(value):
-            return call_of(dotted("jnp.asarray"), expression, self._floating(value.dtype))
+        if is_host and is_floating(dtype) and meets_device and not self._has_own_dtype(value):
+            return call_of(dotted("jnp.asarray"), expression, self._floating(dtype))
         return expression
 
     def _has_own_dtype(self, value: Value) -> bool:

@@ -113,11 +113,12 @@ def _wrapped(line: _Line, indent: str, after: str = "") -> list[str]:
 
 
 def _group_to_break(line: _Line, width: int) -> tuple[int, int] | None:
-    """The last outermost brackets that begin within the width; a subscript only where there is nothing else."""
+    """The longest outermost brackets that begin within the width; a subscript only where there is nothing else."""
 
     def rank(group: tuple[int, int]) -> tuple[bool, bool, int]:
-        start, _ = group
-        return not _is_subscript(line, start), len(_text(line[: start + 1])) <= width, start
+        start, end = group
+        begins_within = len(_text(line[: start + 1])) <= width
+        return not _is_subscript(line, start), begins_within, len(_text(line[start:end]))
 
     return max((group for group in _groups(line) if group[1] > group[0] + 1), key=rank, default=None)
 

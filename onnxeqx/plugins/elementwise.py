@@ -9,37 +9,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import core
 
-from .._graph import Call, Kind, Value
+from .._graph import Call, Value
 from .._printing import Operand
 from .._registry import op
 from ..runtime import array_namespace, canonical_dtype
 from ._operands import aligned, as_array, as_arrays, dtype_of
-from ._printing import fits_every_float, is_floating, same, scalar
+from ._printing import fits_every_float, is_floating, scalar
+from ._unchanged import neutral, only_input
 from .hookspecs import hookimpl
-from .tensor import only_input
-
-
-def neutral(number: Any, *positions: int) -> Callable[[Call], Value | None]:
-    """Whether one of the operands at `positions` is this constant, and the result therefore the other operand."""
-
-    def passes_through(call: Call) -> Value | None:
-        for position in positions:
-            constant, other = call.operand(position), call.operand(1 - position)
-            if _is_everywhere(constant, number) and _has_shape(other, call.outputs[0]):
-                return other
-        return None
-
-    return passes_through
-
-
-def _is_everywhere(value: Value, number: Any) -> bool:
-    return value.kind is Kind.CONST and value.array is not None and bool((value.array == number).all())
-
-
-def _has_shape(value: Value, result: Value) -> bool:
-    if value.shape is None or result.shape is None or len(value.shape) != len(result.shape):
-        return False
-    return all(map(same, value.shape, result.shape))
 
 
 def _adds_nothing(call: Call) -> Value | None:

@@ -4,7 +4,7 @@ from .._printing import Operand
 from .._registry import op
 from ..runtime import array_namespace
 from ._operands import aligned
-from .elementwise import neutral
+from ._unchanged import neutral
 from .hookspecs import hookimpl
 
 

@@ -153,7 +153,8 @@ def _print_over_map(function: str) -> Callable[[Operand], str | None]:
     """The printing rule of a reduction over all spatial axes."""
 
     def rule(x: Operand) -> str | None:
-        return f"{function}(x{axis_keyword(range(2, x.ndim))}, keepdims=True)" if (x.ndim or 0) > 2 else None
+        ndim = x.ndim or 0
+        return f"{function}(x{axis_keyword(range(2, ndim))}, keepdims=True)" if ndim > 2 else None
 
     return rule
 

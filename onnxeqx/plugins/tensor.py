@@ -12,6 +12,7 @@ from .._registry import op
 from ..runtime import check_host_size, host_ints, normalize_axes
 from ._operands import as_array, as_arrays, shape_array
 from ._printing import is_known_size, known, known_axes, known_ints, same, subscript
+from ._unchanged import keeps_order, keeps_shape, only_input
 from .hookspecs import hookimpl
 
 # At and beyond this, ONNX files mean "to the end": both the 32-bit and the 64-bit maximum are in use.
@@ -68,21 +69,13 @@ def _print_reshape(data: Operand, shape: Operand, *, allowzero: int = 0) -> str 
     return f"data.reshape({', '.join(f'data.shape[{i}]' if i in zeros else f'shape[{i}]' for i in range(len(dims)))})"
 
 
-def _keeps_shape(call: Call) -> Value | None:
-    """The input of a Reshape or an Expand whose result has the same shape."""
-    x, y = call.operand(0), call.outputs[0]
-    if x.shape is None or y.shape is None or len(x.shape) != len(y.shape):
-        return None
-    return x if all(same(before, after) for before, after in zip(x.shape, y.shape, strict=True)) else None
-
-
 @op(
     "Reshape",
     since=14,
     host=("shape",),
     on_host=True,
     converts=True,
-    passes_through=_keeps_shape,
+    passes_through=keeps_shape,
     prints=_print_reshape,
 )
 def reshape(data, shape, *, allowzero=0):
@@ -104,7 +97,7 @@ def reshape(data, shape, *, allowzero=0):
     host=("shape",),
     on_host=True,
     converts=True,
-    passes_through=_keeps_shape,
+    passes_through=keeps_shape,
     prints=_print_reshape,
 )
 def reshape_5(data, shape):
@@ -132,7 +125,7 @@ def _print_flatten(input: Operand, *, axis: int) -> str | None:
     return "jax.lax.collapse(input, 1)" if axis == 1 and input.on_device else None
 
 
-@op("Flatten", since=1, on_host=True, converts=True, passes_through=_keeps_shape, prints=_print_flatten)
+@op("Flatten", since=1, on_host=True, converts=True, passes_through=keeps_shape, prints=_print_flatten)
 def flatten(input, *, axis=1):
     """Two axes: those before `axis` and those from `axis` on. Any shape and dtype. Negative axes exist since 11.
 
@@ -170,16 +163,17 @@ def squeeze_1(data, *, axes=None):
 
 def _print_unsqueeze(data: Operand, axes: Operand | tuple[int, ...]) -> str | None:
     inserted = known_ints(axes)
-    ndim = data.ndim
-    if ndim is None:
-        return {(0,): "data[None]", (-1,): "data[..., None]"}.get(inserted or ())
-    found = known_axes(inserted, ndim + len(inserted or ()))
-    if not found:
+    if not inserted:
         return None
-    entries = dict.fromkeys(found, "None")
-    if ndim == 1:  # a vector shows where its axis is
-        entries |= {axis: ":" for axis in range(ndim + len(found)) if axis not in found}
-    return f"data{subscript(entries, ndim + len(found))}"
+    if inserted == (-1,):
+        return "data[..., None]"
+    if data.ndim is None:
+        return f"data{subscript(dict.fromkeys(inserted, 'None'), None)}" if min(inserted) >= 0 else None
+    ndim = data.ndim + len(inserted)
+    entries = dict.fromkeys((axis % ndim for axis in inserted), "None")
+    if data.ndim == 1:  # a vector shows where its axis is
+        entries |= {axis: ":" for axis in range(ndim) if axis not in entries}
+    return f"data{subscript(entries, ndim)}"
 
 
 @op("Unsqueeze", since=13, host=("axes",), on_host=True, converts=True, prints=_print_unsqueeze)
@@ -205,13 +199,7 @@ def _print_transpose(data: Operand, *, perm: tuple[int, ...] | None) -> str:
     return "data.T" if perm is None or tuple(perm) == (1, 0) else "data.transpose(*perm)"
 
 
-def _keeps_order(call: Call) -> Value | None:
-    """The input of a Transpose that changes nothing."""
-    perm = call.attributes.get("perm") or ()
-    return call.operand(0) if perm and tuple(perm) == tuple(range(len(perm))) else None
-
-
-@op("Transpose", since=1, on_host=True, passes_through=_keeps_order, prints=_print_transpose)
+@op("Transpose", since=1, on_host=True, passes_through=keeps_order, prints=_print_transpose)
 def transpose(data, *, perm=None):
     """Axes in the order `perm`, reversed by default. Any shape and dtype.
 
@@ -219,11 +207,6 @@ def transpose(data, *, perm=None):
     """
     xp, data = as_arrays(data)
     return xp.transpose(data, perm)
-
-
-def only_input(call: Call) -> Value | None:
-    """The input of a variadic operator that has one."""
-    return call.operand(0) if len(call.inputs) == 1 else None
 
 
 _CONCATENATE = "jnp.concatenate([*inputs], axis=axis)"
@@ -324,10 +307,9 @@ def split_1(input, lengths=None, *, split=None, axis=None, n_outputs=1):
 
 
 def _print_slice(data: Operand, starts: Any, ends: Any, axes: Any = None, steps: Any = None) -> str | None:
-    bounds = (known(starts), known(ends))
-    if None in bounds:
+    first, last = known(starts), known(ends)
+    if first is None or last is None:
         return None
-    first, last = bounds
     along = known_axes(range(len(first)) if axes is None else axes, data.ndim)
     strides = (1,) * len(first) if steps is None else known(steps)
     if along is None or strides is None or len(set(along)) < len(along):
@@ -435,7 +417,7 @@ def _print_expand(input: Operand, shape: Operand) -> str | None:
     return f"jnp.broadcast_to(input, ({''.join(f'{dim}, ' for dim in dims)}))"
 
 
-@op("Expand", since=8, host=("shape",), on_host=True, passes_through=_keeps_shape, prints=_print_expand)
+@op("Expand", since=8, host=("shape",), on_host=True, passes_through=keeps_shape, prints=_print_expand)
 def expand(input, shape):
     """Broadcast against `shape` in both directions. Any dtype.
 
