@@ -249,6 +249,7 @@ class PatternRule:
 
     function: Callable[..., Any]
     terms: tuple[Any, ...]
+    rounded: bool = False
     plugin: str = ""
 
     @property
@@ -262,7 +263,7 @@ class PatternRule:
         return frozenset(term.op for term in self.terms)
 
 
-def pattern(*terms: Any) -> Callable[[Function], Function]:
+def pattern(*terms: Any, rounded: bool = False) -> Callable[[Function], Function]:
     """Marks a function as a rule that replaces what these patterns match by one call.
 
     ```python
@@ -278,10 +279,16 @@ def pattern(*terms: Any) -> Callable[[Function], Function]:
     The function takes a [`onnxeqx.patterns.Match`][] and returns a [`onnxeqx.patterns.Replacement`][], or `None` where it does
     not fit. What the pattern computes on the way must have no other reader, or the pattern does not match. Patterns that are
     registered earlier are tried first; `onnxeqx.load(..., patterns=False)` uses none.
+
+    **Arguments:**
+
+    - `terms`: the spellings.
+    - `rounded`: the file's constants are roundings of those of the new call (a square root in float32). Such a pattern is not
+      applied where JAX is in 64-bit mode, so that there the model computes what the file says.
     """
 
     def mark(function: Function) -> Function:
-        setattr(function, _PATTERN_MARK, PatternRule(function, terms))
+        setattr(function, _PATTERN_MARK, PatternRule(function, terms, rounded))
         return function
 
     return mark

@@ -23,7 +23,7 @@ def key_paths(path: pathlib.Path) -> str:
     """A line for each leaf: key path, shape, role, and the tensor of the file with the transform that lays it out."""
     printed = convert(read(path, weightless=True), path.name)
     lines = [f"naming version {NAMING_VERSION}"]
-    for key, entry in printed.provenance.items():
+    for key, entry in sorted(printed.provenance.items()):
         size = "x".join(map(str, entry.shape))
         lines.append(f"{key}  {size}  {entry.role}  {entry.initializer}  {entry.transform}".rstrip())
     return "\n".join(lines) + "\n"

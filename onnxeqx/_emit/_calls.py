@@ -23,8 +23,6 @@ from ._expressions import (
     literal,
     name as name_of,
     plain_numbers,
-    short_float,
-    short_numbers,
     symbolic,
 )
 from ._idioms import Idioms, is_default
@@ -222,7 +220,7 @@ class CallPrinter:
         if _is_beyond_bf16(array):
             # The largest float32 is infinite in bfloat16, and 0 * inf is NaN: masks follow the dtype of the model.
             return ast.Attribute(call_of(dotted("jnp.finfo"), self._dtype()), "max" if item > 0 else "min", ast.Load())
-        return literal(short_numbers(array.reshape(-1))[0])
+        return literal(plain_numbers(array.reshape(-1))[0])
 
     def _host_operand(self, item: Call, position: int, value: Value) -> ast.expr:
         if value.array is not None and value.kind is Kind.HOST:
@@ -252,7 +250,7 @@ class CallPrinter:
         return ast.Tuple([self._symbols(np.asarray(item, dtype=object)) for item in array], ast.Load())
 
     def _array(self, array: np.ndarray, floating: str = "jnp.array") -> ast.expr:
-        numbers = literal(short_numbers(array) if floating == "jnp.array" else plain_numbers(array))
+        numbers = literal(plain_numbers(array))
         if is_floating(array.dtype):
             return call_of(dotted(floating), numbers, self._floating(array.dtype))
         if array.dtype.kind in "USO":
@@ -272,7 +270,7 @@ class CallPrinter:
         if isinstance(value, np.ndarray):
             return self._array(value, "np.array")
         if isinstance(value, float) and np.float32 in [operand.dtype for operand in item.reads]:
-            return literal(short_float(value, np.dtype(np.float32)))
+            return literal(value)
         return literal(value)
 
 

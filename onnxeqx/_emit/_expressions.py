@@ -137,25 +137,13 @@ def plain_numbers(array: np.ndarray) -> Any:
     """Nested tuples of Python numbers or text; narrow floats by way of float32, which holds them exactly."""
     if array.dtype.kind == "V" or array.dtype == ml_dtypes.bfloat16:
         array = array.astype(np.float32)
-    return _converted(array.tolist(), lambda item: item)
+    return _converted(array.tolist())
 
 
-def short_numbers(array: np.ndarray) -> Any:
-    """As `plain_numbers`, with floats as short as they can be to become the same numbers in the dtype of the array."""
-    if array.dtype not in (np.float32, np.float16):
-        return plain_numbers(array)
-    return _converted(array.tolist(), lambda item: short_float(item, array.dtype))
-
-
-def short_float(number: float, dtype: np.dtype) -> float:
-    """The number of fewest decimals that is this one in a floating dtype: 1e-06 for 9.999999974752427e-07 in float32."""
-    return float(str(dtype.type(number)))
-
-
-def _converted(items: Any, convert: Callable[[Any], Any]) -> Any:
+def _converted(items: Any) -> Any:
     if isinstance(items, bytes):
         return items.decode(errors="replace")
-    return tuple(_converted(item, convert) for item in items) if isinstance(items, list) else convert(items)
+    return tuple(map(_converted, items)) if isinstance(items, list) else items
 
 
 def function(name: str, parameters: list[str], body: list[ast.stmt], options: tuple[str, ...] = ()) -> ast.FunctionDef:

@@ -188,8 +188,8 @@ def batch_norm(call: Call, context: LiftContext) -> Lifted | None:
 
 
 def _eps(call: Call) -> float:
-    # The file holds float32: the shortest decimal that is this number there is the one that was meant.
-    return float(str(np.float32(call.attributes.get("epsilon", 1e-5))))
+    # Exactly the file's float32, not the decimal that was meant: a float64 cast of the model then computes what the file says.
+    return float(np.float32(call.attributes.get("epsilon", 1e-5)))
 
 
 def _add_dtype(arguments: dict[str, Any], weight: Leaf) -> None:

@@ -27,13 +27,13 @@ _CUBE = [x**3.0, x * x * x, x * (x * x)]
 _TANH = [Node("Tanh", (x + cube * 0.044715) * math.sqrt(2 / math.pi)) for cube in _CUBE]
 
 
-@pattern(*itertools.chain.from_iterable(map(_gelu, _ERF)))
+@pattern(*itertools.chain.from_iterable(map(_gelu, _ERF)), rounded=True)
 def gelu(match: Match) -> Replacement:
     """https://arxiv.org/abs/1606.08415"""
     return Replacement("Gelu", 20, (match["x"],))
 
 
-@pattern(*itertools.chain.from_iterable(map(_gelu, _TANH)))
+@pattern(*itertools.chain.from_iterable(map(_gelu, _TANH)), rounded=True)
 def gelu_by_tanh(match: Match) -> Replacement:
     """GELU's approximation, as GPT-2 has it."""
     return Replacement("Gelu", 20, (match["x"],), {"approximate": "tanh"})
@@ -66,7 +66,7 @@ def softplus(match: Match) -> Replacement:
 _CLIPPED = Node("Clip", x + 3.0, 0.0, 6.0)
 
 
-@pattern(x * _CLIPPED / 6.0, x * (_CLIPPED / 6.0), x * Node("HardSigmoid", x, alpha=1 / 6))
+@pattern(x * _CLIPPED / 6.0, x * (_CLIPPED / 6.0), x * Node("HardSigmoid", x, alpha=1 / 6), rounded=True)
 def hard_swish(match: Match) -> Replacement:
     """https://arxiv.org/abs/1905.02244"""
     return Replacement("HardSwish", 14, (match["x"],))
