@@ -1,6 +1,7 @@
-"""Real models compute the same however they are printed: nested or flat, lifted or call by call, forward and backward.
+"""Real models compute the same however they are printed: nested or flat, with patterns or without, lifted or call by call.
 
-Slow; run with `pytest -m zoo`. Needs `../shared/zoo`. In float64, so that what differs is a mistake and not rounding.
+Slow; run with `pytest -m zoo`. Needs `../shared/zoo`. Nesting is compared in float64, so that what differs is a mistake and not
+rounding; patterns in float32, in which the constants of the files are written.
 """
 
 from collections.abc import Callable
@@ -32,7 +33,7 @@ NO_GRADIENT = {"loop_if.ts"}
 __all__ = ["forget_compiled_models"]
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def in_64_bits():
     with jax.enable_x64(True):
         yield
@@ -46,12 +47,15 @@ def wide(model: Any) -> Any:
     return jax.tree.map(lambda leaf: leaf.astype(jnp.float64) if eqx.is_inexact_array(leaf) else leaf, model)
 
 
-def wide_inputs(proto: onnx.ModelProto, seed: int = 0) -> dict[str, np.ndarray]:
+def narrow_inputs(proto: onnx.ModelProto) -> dict[str, np.ndarray]:
     model = read_proto(proto)
-    inputs = random_inputs(model, seed=seed, sizes=sizes_of(model, seed, 64))
+    return random_inputs(model, seed=0, sizes=sizes_of(model, 0, 64))
+
+
+def wide_inputs(proto: onnx.ModelProto) -> dict[str, np.ndarray]:
     return {
         name: array.astype(np.float64) if np.issubdtype(array.dtype, np.floating) else array
-        for name, array in inputs.items()
+        for name, array in narrow_inputs(proto).items()
     }
 
 
@@ -59,16 +63,18 @@ def results(value: Any) -> list[np.ndarray]:
     return [np.asarray(item) for item in (value if isinstance(value, tuple | list) else (value,))]
 
 
-def check_equal(got: list[np.ndarray], wanted: list[np.ndarray]) -> None:
+def check_equal(got: list[np.ndarray], wanted: list[np.ndarray], tolerance: float = TOLERANCE) -> None:
     for one, other in zip(got, wanted, strict=True):
         scale = max(1.0, float(np.abs(other).max(initial=0)))
-        np.testing.assert_allclose(one, other, rtol=0, atol=TOLERANCE * scale)
+        np.testing.assert_allclose(one, other, rtol=0, atol=tolerance * scale)
 
 
-def check_same(one: Any, other: Any, inputs: dict[str, np.ndarray], *, gradients: bool) -> None:
+def check_same(
+    one: Any, other: Any, inputs: dict[str, np.ndarray], *, gradients: bool, tolerance: float = TOLERANCE
+) -> None:
     """Both models under jit: the same results, and the same gradients by key path."""
     call: Callable = eqx.filter_jit(lambda model, inputs: model(**inputs))
-    check_equal(results(call(one, inputs)), results(call(other, inputs)))
+    check_equal(results(call(one, inputs)), results(call(other, inputs)), tolerance)
     if not gradients:
         return
 
@@ -82,11 +88,11 @@ def check_same(one: Any, other: Any, inputs: dict[str, np.ndarray], *, gradients
     ours, theirs = (onnxeqx.key_paths(slope(model)) for model in (one, other))
     ours, theirs = ({key: leaf for key, leaf in found.items() if eqx.is_array(leaf)} for found in (ours, theirs))
     assert ours.keys() == theirs.keys()
-    check_equal([np.asarray(ours[key]) for key in ours], [np.asarray(theirs[key]) for key in ours])
+    check_equal([np.asarray(ours[key]) for key in ours], [np.asarray(theirs[key]) for key in ours], tolerance)
 
 
 @pytest.mark.parametrize("name", MODELS or ["zoo"])
-def test_nested_equals_flat(name, monkeypatch):
+def test_nested_equals_flat(name, monkeypatch, in_64_bits):
     require_zoo()
     proto = without_dropout(fill(onnx.load(ZOO / "models" / f"{name}.onnx")))
     model = nested(proto)
@@ -96,15 +102,18 @@ def test_nested_equals_flat(name, monkeypatch):
 
 
 @pytest.mark.parametrize("name", MODELS or ["zoo"])
+def test_patterns_change_nothing(name):
+    require_zoo()
+    proto = without_dropout(fill(onnx.load(ZOO / "models" / f"{name}.onnx")))
+    one, other = (build(convert(read_proto(proto), "model", patterns=patterns)) for patterns in (True, False))
+    check_same(one, other, narrow_inputs(proto), gradients=name not in NO_GRADIENT, tolerance=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS or ["zoo"])
 def test_lifted_equals_unlifted(name):
     """The calls one by one, with the operators' own functions, are the reference: no lifting, no rewriting, no printing."""
     require_zoo()
     proto = without_dropout(fill(onnx.load(ZOO / "models" / f"{name}.onnx")))
-    inputs = wide_inputs(proto)
-    narrow = build(convert(read_proto(proto), "model"))
-    graph = unlifted(read_proto(proto))
-    inputs = {name: array.astype(np.float32) if array.dtype == np.float64 else array for name, array in inputs.items()}
-    got, wanted = results(narrow(**inputs)), [np.asarray(value) for value in interpret(graph, inputs)]
-    for one, other in zip(got, wanted, strict=True):
-        scale = max(1.0, float(np.abs(other).max(initial=0)))
-        np.testing.assert_allclose(one, other, rtol=0, atol=1e-5 * scale)
+    inputs = narrow_inputs(proto)
+    got = results(build(convert(read_proto(proto), "model"))(**inputs))
+    check_equal(got, [np.asarray(value) for value in interpret(unlifted(read_proto(proto)), inputs)], 1e-5)
