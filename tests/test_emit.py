@@ -166,3 +166,27 @@ def test_constants_of_the_file_follow_a_cast_of_the_model():
     assert result.dtype == jnp.bfloat16
     assert np.isfinite(np.asarray(result, np.float32)).all()
     np.testing.assert_array_equal(np.asarray(result, np.float32)[~mask], 0)
+
+
+def test_a_block_without_weights_is_given_the_dtype_of_the_model():
+    import equinox as eqx
+    import jax
+    import jax.numpy as jnp
+
+    text = f"""{HEADER} g (int64[n, 20] ids) => (float[n, 3] y) {{
+        p = Cast <to: int = 1> (ids) zero = Constant <value_int: int = 0> () one = Constant <value_int: int = 1> ()
+        size = Constant <value_int: int = 20> () r = Range(zero, size, one) f = Cast <to: int = 1> (r)
+        m = Mul(p, f) y = MatMul(m, fc__weight) }}"""
+    model = with_weights(text, fc__weight=(20, 3))
+    name_nodes(
+        model,
+        ["/rot/Cast", "/rot/zero", "/rot/one", "/rot/size", "/rot/Range", "/rot/Cast_1", "/rot/Mul", "/fc/MatMul"],
+    )
+    model.graph.node[5].output[0] = model.graph.node[6].input[1] = "/rot/f_output_0"
+    source = printed(model).source
+    assert "*, dtype=jnp.float32):" in source
+    assert "self.rot(ids, dtype=dtype)" in source
+    weights, rest = eqx.partition(onnxeqx.load_model(model), eqx.is_inexact_array)
+    half = eqx.combine(jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), weights), rest)
+    with jax.numpy_dtype_promotion("strict"):
+        assert half(np.ones((2, 20), np.int64)).dtype == jnp.bfloat16

@@ -38,7 +38,8 @@ class CallPrinter:
     """Prints the expressions of one function. [`onnxeqx._emit._function.FunctionPrinter`][] says which values have names.
 
     **Fields:** `names` of the values so far; `nested`, the values that are written where they are read, and the calls that
-    give them; `uses_dtype`: whether the function needs a local `dtype`, that of the model's weights.
+    give them; `uses_dtype`: whether the function needs a local `dtype`, that of the model's weights; `weightless`: the blocks
+    that have no weights to tell it, and are given it.
     """
 
     names: dict[Value, str]
@@ -46,8 +47,11 @@ class CallPrinter:
     uses_dtype: bool
     _draws: "itertools.count[int]"
 
-    def __init__(self, block: Block, imports: Imports, main_dtype: np.dtype, idioms: Idioms) -> None:
+    def __init__(
+        self, block: Block, imports: Imports, main_dtype: np.dtype, idioms: Idioms, weightless: set[Path]
+    ) -> None:
         self.block, self.imports, self.main_dtype, self.idioms = block, imports, main_dtype, idioms
+        self.weightless = weightless
         self.uses_dtype = False
         self._body_names: dict[str, str] = {}
         self._nearby: list[Value] = []
@@ -59,7 +63,8 @@ class CallPrinter:
     def _expression(self, item: Item) -> ast.expr:
         if isinstance(item, BlockCall):
             inputs = [self._value(value) for value in item.inputs]
-            return call_of(self._path(item.block.path), *inputs, **self._key(item.block.draws))
+            dtype = {"dtype": self._dtype()} if item.block.path in self.weightless else {}
+            return call_of(self._path(item.block.path), *inputs, **self._key(item.block.draws), **dtype)
         if item.lifted is not None:
             return self._layer_call(item, item.lifted)
         idiom = self.idioms.of(item)
@@ -269,8 +274,6 @@ class CallPrinter:
             return dtype_of(known)
         if isinstance(value, np.ndarray):
             return self._array(value, "np.array")
-        if isinstance(value, float) and np.float32 in [operand.dtype for operand in item.reads]:
-            return literal(value)
         return literal(value)
 
 

@@ -48,6 +48,7 @@ class ClassPrinter:
     def __init__(self, root: Block, imports: Imports, main_dtype: np.dtype, idioms: Idioms) -> None:
         self.root, self.imports, self.main_dtype, self.idioms = root, imports, main_dtype, idioms
         self.printed: dict[Path, PrintedBlock] = {}
+        self._weightless: set[Path] = set()
         self._names: set[str] = {"Model"}
 
     def print(self) -> list[ast.ClassDef]:
@@ -73,7 +74,10 @@ class ClassPrinter:
     def _method(self, block: Block, arguments: list[str]) -> ast.FunctionDef | None:
         if block.items is None:
             return None
-        return FunctionPrinter(block, self.imports, self.main_dtype, self.idioms, arguments=arguments).print()
+        printer = FunctionPrinter(
+            block, self.imports, self.main_dtype, self.idioms, self._weightless, arguments=arguments
+        )
+        return printer.print()
 
     def _field(self, field: str, child: Block | Lifted | Leaf, holes: Holes) -> tuple[ast.expr, ast.expr]:
         if isinstance(child, Leaf):

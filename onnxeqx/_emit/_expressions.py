@@ -6,7 +6,7 @@ the `repr` of a number, a string, `None` or a tuple.
 
 import ast
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_dtypes
@@ -146,14 +146,17 @@ def _converted(items: Any) -> Any:
     return tuple(map(_converted, items)) if isinstance(items, list) else items
 
 
-def function(name: str, parameters: list[str], body: list[ast.stmt], options: tuple[str, ...] = ()) -> ast.FunctionDef:
-    """`def name(*parameters, *, *options=None): body`."""
+def function(
+    name: str, parameters: list[str], body: list[ast.stmt], options: Mapping[str, ast.expr] | None = None
+) -> ast.FunctionDef:
+    """`def name(*parameters, *, **options): body`."""
+    options = options or {}
     names = [ast.arg(parameter) for parameter in parameters]
     arguments = ast.arguments(
         posonlyargs=[],
         args=names,
         kwonlyargs=[ast.arg(option) for option in options],
-        kw_defaults=[literal(None) for _ in options],
+        kw_defaults=list(options.values()),
         defaults=[],
     )
     return ast.FunctionDef(name=name, args=arguments, body=body, decorator_list=[], lineno=0)

@@ -3,19 +3,20 @@
 import ast
 import builtins
 import itertools
+from collections.abc import Iterator
 
 import numpy as np
 
 from .._fold import symbol_dims
-from .._graph import Call, Graph, Kind, Value
+from .._graph import Call, Graph, Kind, Leaf, Role, Value
 from .._lower import is_floating
-from .._names import identifier
+from .._names import Path, identifier
 from .._nest import Block, BlockCall
 from .._reads import axis_of
 from .._symbolic import Dim
 from ._arguments import GENERIC, generic_names, result_name
 from ._calls import CallPrinter
-from ._expressions import Imports, call as call_of, dotted, function, literal, name as name_of
+from ._expressions import Imports, call as call_of, dotted, dtype as dtype_of, function, literal, name as name_of
 from ._idioms import Idioms
 from ._loops import fold_loops
 from ._statements import Item, Statement, open_dims, operands, plan
@@ -31,6 +32,7 @@ class FunctionPrinter(CallPrinter):
     - `main_dtype`: the floating dtype in which most parameters are stored. Where the model is cast to another one, values of
       this dtype follow.
     - `idioms`: which calls print as an expression of their own.
+    - `weightless`: the blocks printed so far that take the dtype as an argument; this one is added if it does.
     - `around`: for the body of a control-flow call, the printer of the function around it, whose names it sees.
     - `arguments`: what the inputs of the block are called; generic names by default.
     """
@@ -41,10 +43,11 @@ class FunctionPrinter(CallPrinter):
         imports: Imports,
         main_dtype: np.dtype,
         idioms: Idioms,
+        weightless: set[Path],
         around: "FunctionPrinter | None" = None,
         arguments: list[str] | None = None,
     ) -> None:
-        super().__init__(block, imports, main_dtype, idioms)
+        super().__init__(block, imports, main_dtype, idioms, weightless)
         self.around = around
         self._arguments = arguments or generic_names(block)
         self.names = dict(around.names) if around is not None else {}
@@ -65,10 +68,13 @@ class FunctionPrinter(CallPrinter):
     def print(self) -> ast.FunctionDef:
         """The method, without decorators."""
         arguments, body = self._lines()
-        if self.uses_dtype:
-            compute_dtype = name_of("compute_dtype")
-            body.insert(0, _assign("dtype", call_of(compute_dtype, name_of("self"))))
-        return function("__call__", ["self", *arguments], body, ("key",) if self.block.draws else ())
+        options: dict[str, ast.expr] = {"key": literal(None)} if self.block.draws else {}
+        if self.uses_dtype and self.block.path and not _has_weights(self.block):
+            self.weightless.add(self.block.path)
+            options["dtype"] = dtype_of(self.main_dtype)
+        elif self.uses_dtype:
+            body.insert(0, _assign("dtype", call_of(name_of("compute_dtype"), name_of("self"))))
+        return function("__call__", ["self", *arguments], body, options)
 
     def _lines(self) -> tuple[list[str], list[ast.stmt]]:
         """Arguments and statements."""
@@ -85,7 +91,7 @@ class FunctionPrinter(CallPrinter):
     def _print_body(self, name: str, body: Graph) -> ast.FunctionDef:
         """A subgraph as a function inside this one: it sees `self` and the names given so far."""
         inside = Block(self.block.path, dict(self.block.children), list(body.calls), body.inputs, body.outputs)
-        printer = FunctionPrinter(inside, self.imports, self.main_dtype, self.idioms, self)
+        printer = FunctionPrinter(inside, self.imports, self.main_dtype, self.idioms, self.weightless, self)
         arguments, lines = printer._lines()
         self.uses_dtype |= printer.uses_dtype
         return function(name, arguments, lines)
@@ -265,6 +271,19 @@ class FunctionPrinter(CallPrinter):
                 expression = call_of(dotted("jnp.asarray"), expression)
             expressions.append(expression)
         return expressions[0] if len(expressions) == 1 else ast.Tuple(expressions, ast.Load())
+
+
+def _has_weights(block: Block) -> bool:
+    """Whether a cast of the model shows in the block itself, which `compute_dtype` asks."""
+    return any(leaf.role is Role.PARAMETER and is_floating(leaf.dtype) for leaf in _leaves(block))
+
+
+def _leaves(block: Block) -> Iterator[Leaf]:
+    for child in block.children.values():
+        if isinstance(child, Block):
+            yield from _leaves(child)
+        else:
+            yield from [child] if isinstance(child, Leaf) else [leaf for leaf, _ in child.weights.values()]
 
 
 def _assign(target: str | tuple[str, ...], expression: ast.expr) -> ast.Assign:
