@@ -55,7 +55,8 @@ class Printed:
     """A converted model.
 
     **Fields:** `source` (the text of `model.py`), `leaves` (leaf and layout by key path), `graph` (the weightless ONNX model),
-    `root` (the tree of blocks), `lifted` (the graph it was printed from), `dropouts` (those that were put in).
+    `root` (the tree of blocks), `lifted` (the graph it was printed from), `patterns` and `dropouts` (those
+    that it was printed with).
     """
 
     source: str
@@ -63,6 +64,7 @@ class Printed:
     graph: bytes
     root: Block
     lifted: Graph
+    patterns: Patterns = True
     dropouts: tuple[Dropout, ...] = ()
 
     @functools.cached_property
@@ -112,7 +114,7 @@ def convert(
         version=importlib.metadata.version("onnxeqx"),
         plugins=_third_party(graph, plugins),
     )
-    return Printed(emit(graph, root, header), leaves, weightless, root, graph, dropouts)
+    return Printed(emit(graph, root, header), leaves, weightless, root, graph, patterns, dropouts)
 
 
 def _leaves_by_path(graph: Graph) -> dict[str, tuple[Leaf, str]]:

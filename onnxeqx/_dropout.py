@@ -2,18 +2,18 @@
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import jax.tree_util as jtu
+import onnx
 
 from ._convert import convert
 from ._errors import ConversionError
 from ._insert import Dropout, droppable
-from ._load import skeleton, title_of
+from ._load import skeleton, title_of, transplanted
 from ._lora import matching_layers
 from ._origin import Origin, origin_of
 from ._stand_ins import with_stand_ins
-from ._weights import arrays, dotted_path
+from ._weights import arrays
 
 Model = TypeVar("Model")
 
@@ -49,37 +49,14 @@ def insert_dropout(model: Model, layers: str | Sequence[str], rate: float, *, be
         raise ConversionError(
             "The source of this model was edited, which printing it anew would undo; insert eqx.nn.Dropout in model.py by hand."
         )
-    patterns = layers.split("|") if isinstance(layers, str) else list(layers)
+    wanted = layers.split("|") if isinstance(layers, str) else list(layers)
     dropouts = {(entry.layers, entry.before): entry for entry in origin.dropouts}
-    for pattern in patterns:
+    for pattern in wanted:
         dropouts.pop((pattern, before), None)  # the last that means a place counts
         dropouts[pattern, before] = Dropout(pattern, float(rate), before)
-    graph = with_stand_ins(origin, arrays(model))
-    printed = convert(graph, title_of(origin), dropouts=tuple(dropouts.values()))
+    graph = with_stand_ins(onnx.ModelProto.FromString(origin.graph), origin.provenance, arrays(model))
+    printed = convert(graph, title_of(origin), patterns=origin.patterns, dropouts=tuple(dropouts.values()))
     known = dict.fromkeys(path for call in printed.lifted.all_calls() if (path := droppable(call, before)))
-    matching_layers(list(known), patterns, "layer with floating-point numbers")
+    matching_layers(list(known), wanted, "layer with floating-point numbers")
     fresh = dataclasses.replace(Origin.of(printed), graph=origin.graph, provenance=origin.provenance)
-    return _transplanted(model, skeleton(printed, fresh))
-
-
-def _transplanted(model: Any, printed: Any) -> Any:
-    """The classes of a printed model around the layers and leaves of the model, whatever these are by now."""
-    kept, _ = _flatten(model)
-    wanted, structure = _flatten(printed)
-    if list(kept) != list(wanted):
-        changed = next((path for path in (*kept, *wanted) if path not in kept or path not in wanted), "its fields")
-        raise ConversionError(
-            f"The model has other blocks than its ONNX graph is printed with ({changed}): one was replaced, or another version "
-            "of onnxeqx converted it; insert dropout before replacing blocks, or convert the file again."
-        )
-    return jtu.tree_unflatten(structure, kept.values())
-
-
-def _flatten(model: Any) -> tuple[dict[str, Any], Any]:
-    """What stands in the fields of printed classes, by key path, and the classes around."""
-
-    def is_kept(node: Any) -> bool:
-        return not isinstance(node, tuple) and type(node).__module__ != type(model).__module__
-
-    found, structure = jtu.tree_flatten_with_path(model, is_leaf=is_kept)
-    return {dotted_path(path): node for path, node in found}, structure
+    return transplanted(model, skeleton(printed, fresh))

@@ -8,11 +8,12 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import equinox as eqx
+import jax.tree_util as jtu
 import onnx
 import onnx_ir as ir
 
 from ._convert import Printed, Provenance, convert as run_pipeline
-from ._errors import ReadError
+from ._errors import ConversionError, ReadError
 from ._insert import Dropout
 from ._module import import_source
 from ._names import NAMING_VERSION
@@ -20,8 +21,9 @@ from ._origin import Origin, origin_of, set_origin
 from ._outputs import cut, value_names
 from ._patterns import Patterns
 from ._read import InputShapes, read, read_proto
-from ._save_onnx import to_onnx
-from ._weights import arrays, bind, dump_json, read_weights, save_weights, whole_path
+from ._save_onnx import resized
+from ._stand_ins import with_stand_ins
+from ._weights import arrays, bind, dotted_path, dump_json, read_weights, save_weights, whole_path
 from .plugins.manager import host
 
 SOURCE, WEIGHTS, GRAPH = "model.py", "weights.safetensors", "graph.onnx"
@@ -93,9 +95,21 @@ def truncate(model: Any, at: str | Sequence[str]) -> Any:
     **Raises:** `ConversionError` if there is nothing of that name.
     """
     origin = origin_of(model)
-    proto = to_onnx(model, origin)
     outputs = [at] if isinstance(at, str) else list(at)
-    return build(_printed(lambda: read_proto(proto), title_of(origin), outputs, dropouts=origin.dropouts))
+    printed = _printed_again(model, origin, outputs)
+    return transplanted(model, skeleton(printed, Origin.of(printed)))
+
+
+def _printed_again(model: Any, origin: Origin, outputs: Sequence[str] | None = None) -> Printed:
+    """The graph of a model, its heads of their present widths, printed as the first time, but for other outputs."""
+    proto, leaves = resized(model, origin), arrays(model)
+    return _printed(
+        lambda: with_stand_ins(proto, origin.provenance, leaves),
+        title_of(origin),
+        outputs,
+        patterns=origin.patterns,
+        dropouts=origin.dropouts,
+    )
 
 
 def _printed(
@@ -128,6 +142,32 @@ def skeleton(printed: Printed, origin: Origin) -> Any:
     module = import_source(printed.source)
     set_origin(module, origin)
     return eqx.filter_eval_shape(module.Model)
+
+
+def transplanted(model: Any, printed: Any) -> Any:
+    """The classes of a printed model around the layers and leaves that `model` has at its key paths, whatever they are by now.
+
+    **Raises:** `ConversionError` if `model` does not have them all.
+    """
+    kept, _ = _flatten(model)
+    wanted, structure = _flatten(printed)
+    missing = next((path for path in wanted if path not in kept), None)
+    if missing is not None:
+        raise ConversionError(
+            f"The model has other blocks than its ONNX graph is printed with (no {missing}): one was replaced, or another "
+            "version of onnxeqx converted it; do this before replacing blocks, or convert the file again."
+        )
+    return jtu.tree_unflatten(structure, [kept[path] for path in wanted])
+
+
+def _flatten(model: Any) -> tuple[dict[str, Any], Any]:
+    """What stands in the fields of printed classes, by key path, and the classes around."""
+
+    def is_kept(node: Any) -> bool:
+        return not isinstance(node, tuple) and type(node).__module__ != type(model).__module__
+
+    found, structure = jtu.tree_flatten_with_path(model, is_leaf=is_kept)
+    return {dotted_path(path): node for path, node in found}, structure
 
 
 def convert(
@@ -174,8 +214,7 @@ def save(model: Any, folder: str | os.PathLike[str], *, force: bool = False) -> 
         if path in origin.provenance
     ):
         # A head of another width: print the model anew, from the graph with that head.
-        proto = to_onnx(model, origin)
-        origin = Origin.of(run_pipeline(read_proto(proto), title_of(origin), dropouts=origin.dropouts))
+        origin = Origin.of(_printed_again(model, origin))
     with whole_path(folder, force=force) as scratch:
         _write_folder(scratch, model, origin)
 
@@ -190,6 +229,7 @@ def _write_folder(folder: pathlib.Path, model: Any, origin: Origin) -> None:
     entries = {
         "naming": NAMING_VERSION,
         "provenance": provenance,
+        "patterns": origin.patterns,
         "dropouts": dropouts,
         "printed": origin.printed,
     }
@@ -209,5 +249,6 @@ def _load_folder(folder: pathlib.Path) -> Any:
         provenance = {path: Provenance.from_json(entry) for path, entry in entries.get("provenance", {}).items()}
         dropouts = tuple(Dropout(**entry) for entry in entries.get("dropouts", ()))
         graph, source = (folder / GRAPH).read_bytes(), (folder / SOURCE).read_text()
-        set_origin(module, Origin(graph, provenance, source, dropouts, entries.get("printed")))
+        patterns = entries.get("patterns", True)
+        set_origin(module, Origin(graph, provenance, source, patterns, dropouts, entries.get("printed")))
     return bind(eqx.filter_eval_shape(module.Model), weights, f"{str(folder / WEIGHTS)!r}", adopt_dtypes=True)

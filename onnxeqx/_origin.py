@@ -18,20 +18,24 @@ class Origin:
     """The ONNX model that a class was printed from.
 
     **Fields:** `graph` (the model without weights), `provenance` (where each leaf came from), `source` (the text that runs),
-    `dropouts` (what was put into the graph before printing), `printed` (the digest of the text as it was printed; `None` if
+    `patterns` and `dropouts` (those that it was printed with), `printed` (the digest of the text as it was printed; `None` if
     that is not known).
     """
 
     graph: bytes
     provenance: dict[str, Provenance]
     source: str
+    patterns: bool | list[str] = True
     dropouts: tuple[Dropout, ...] = ()
     printed: str | None = None
 
     @classmethod
     def of(cls, printed: Printed) -> "Origin":
         """The origin of a model that was just printed."""
-        return cls(printed.graph, printed.provenance, printed.source, printed.dropouts, _digest(printed.source))
+        patterns = printed.patterns if isinstance(printed.patterns, bool) else sorted(printed.patterns)
+        return cls(
+            printed.graph, printed.provenance, printed.source, patterns, printed.dropouts, _digest(printed.source)
+        )
 
     @property
     def edited(self) -> bool:

@@ -52,24 +52,45 @@ def to_onnx(model: Any, origin: Origin, *, metadata: Mapping[str, str] | None = 
     weights = arrays(model)
     heads = _replaced_heads(weights, origin.provenance)
     writer = _Writer(proto)
-    for path, entry in origin.provenance.items():
+    _write(writer, origin, weights, heads, list(origin.provenance))
+    writer.drop_unread()
+    helper.set_model_props(proto, {entry.key: entry.value for entry in proto.metadata_props} | dict(metadata or {}))
+    return proto
+
+
+def resized(model: Any, origin: Origin) -> onnx.ModelProto:
+    """The graph that a model came from, still without weights, but with its heads as wide as they are now."""
+    proto = onnx.ModelProto.FromString(origin.graph)
+    weights = arrays(model)
+    heads = _replaced_heads(weights, origin.provenance)
+    _write(_Writer(proto), origin, weights, heads, [path for path in origin.provenance if _layer(path) in heads])
+    return proto
+
+
+def _write(
+    writer: "_Writer", origin: Origin, weights: dict[str, np.ndarray], heads: dict[str, int], paths: list[str]
+) -> None:
+    """Stores these leaves, and lets the graph follow the widths of the heads."""
+    for path in paths:
+        entry = origin.provenance[path]
         if entry.folded:
             continue
-        array = weights.pop(path, None)
+        array = weights.get(path)
         if array is None:
-            array = np.zeros(heads[path.rpartition(".")[0]], np.float32)
-        writer.write(entry, TRANSFORMS[entry.transform](array))
-    for path, array in weights.items():
-        writer.add_bias(origin.provenance[f"{path.rpartition('.')[0]}.weight"], array)
-    writer.drop_unread()
+            array = np.zeros(heads[_layer(path)], np.float32)
+        writer.write(path, entry, TRANSFORMS[entry.transform](array))
+    for path in [path for path in weights if path not in origin.provenance]:
+        writer.add_bias(origin.provenance[f"{_layer(path)}.weight"], weights[path])
     if heads:
         entries = {layer: origin.provenance[f"{layer}.weight"] for layer in heads}
         writer.widen(
             {entry.shape[0]: heads[layer] for layer, entry in entries.items()},
             {entry.initializer for entry in entries.values()},
         )
-    helper.set_model_props(proto, {entry.key: entry.value for entry in proto.metadata_props} | dict(metadata or {}))
-    return proto
+
+
+def _layer(path: str) -> str:
+    return path.rpartition(".")[0]
 
 
 def _replaced_heads(weights: Mapping[str, np.ndarray], provenance: Mapping[str, Provenance]) -> dict[str, int]:
@@ -123,11 +144,11 @@ class _Writer:
         self.graph_of = {name: graph for graph in graphs for node in graph.node for name in node.output}
         self.names = set(self.initializers) | set(self.producers) | {value.name for value in proto.graph.input}
 
-    def write(self, entry: Provenance, array: np.ndarray) -> None:
+    def write(self, path: str, entry: Provenance, array: np.ndarray) -> None:
         """Stores the tensor under the name that its reader knows."""
         name = entry.initializer
         if entry.reader is not None:
-            name = self._rewire(entry.initializer, *entry.reader)
+            name = self._rewire(path, *entry.reader)
         elif entry.from_node and name in self.producers:
             # The tensor becomes an initializer of the main graph, which the subgraphs see.
             self.graph_of[name].node.remove(self.producers.pop(name))
@@ -201,8 +222,9 @@ class _Writer:
         values = [attribute.t for attribute in node.attribute if attribute.name == "value"]
         return numpy_helper.to_array(values[0]) if values else None
 
-    def _rewire(self, initializer: str, output: str, position: int) -> str:
-        name = self._fresh(f"{initializer}_of_{output}")
+    def _rewire(self, path: str, output: str, position: int) -> str:
+        """Gives a reader a tensor of its own, named so that it has the same key path when it is read again."""
+        name = self._fresh(path)
         self.producers[output].input[position] = name
         return name
 

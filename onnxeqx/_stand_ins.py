@@ -13,23 +13,24 @@ import onnx_ir as ir
 
 from ._convert import Provenance
 from ._graph import Role
-from ._origin import Origin
 from ._read import graph_protos, read_proto, value_name
 from ._weights import TRANSFORMS
 
 
-def with_stand_ins(origin: Origin, stored: Mapping[str, np.ndarray]) -> ir.Model:
-    """The ONNX graph of a model, as it was when its source was printed.
+def with_stand_ins(
+    proto: onnx.ModelProto, provenance: Mapping[str, Provenance], stored: Mapping[str, np.ndarray]
+) -> ir.Model:
+    """A graph without weights, as printing saw it when it had them.
 
     **Arguments:**
 
-    - `origin`: of the model.
-    - `stored`: its leaves by key path, of which those that are never trained are used.
+    - `proto`: the graph.
+    - `provenance`: where the leaves that were printed came from.
+    - `stored`: the leaves by key path, of which those that are never trained are used.
     """
-    proto = onnx.ModelProto.FromString(origin.graph)
     without_data = _without_data(proto)
-    entries = {entry.initializer: (path, entry) for path, entry in origin.provenance.items() if not entry.folded}
-    uniform = _uniform(proto, list(origin.provenance.values()))
+    entries = {entry.initializer: (path, entry) for path, entry in provenance.items() if not entry.folded}
+    uniform = _uniform(proto, list(provenance.values()))
 
     def tensor(name: str, empty: ir.TensorProtocol) -> ir.TensorProtocol:
         path, entry = entries.get(name, ("", None))

@@ -10,6 +10,7 @@ import pytest
 
 import onnxeqx
 from onnxeqx import HeadError, WeightsError
+from onnxeqx._origin import origin_of
 from tests.sample_models import CNN, CONV_HEAD_CNN, ENCODER, sample_model
 
 KEYS = jax.random.split(jax.random.key(0), 2)
@@ -282,7 +283,7 @@ def test_an_edited_source_is_not_printed_over(tmp_path):
 
 def test_a_replaced_block_is_named(encoder):
     model = eqx.tree_at(lambda model: model.mods[0].bert.pooler, encoder, _Renamed(encoder.mods[0].bert.pooler.dense))
-    with pytest.raises(onnxeqx.ConversionError, match=r"printed with \(mods\.0\.bert\.pooler"):
+    with pytest.raises(onnxeqx.ConversionError, match=r"printed with \(no mods\.0\.bert\.pooler"):
         onnxeqx.insert_dropout(model, "*.query", 0.5)
 
 
@@ -308,20 +309,58 @@ def test_what_cannot_be_dropped_is_said(encoder, layers, rate, before, error, te
 
 
 MERGED = """<ir_version: 8, opset_import: ["": 17]>
-g (float[n, 6] x) => (float[n, 6] y) <float[6, 6] w, float[6, 6] v, float[6] zero>
-{ h = MatMul (x, w) a = Add (h, zero) r = Relu (a) k = MatMul (r, v) y = Add (k, zero) }"""
+g (float[n, 6] x) => (float[n, 6] y) <float[6] one, float[6] zero, float[6, 6] v>
+{ a = LayerNormalization (x, one, zero) b = Relu (a) c = LayerNormalization (b, one, zero) k = MatMul (c, v) y = Add (k, zero) }"""
+
+
+def merged() -> eqx.Module:
+    """All biases are one tensor of zeros in the file, and all scales one of ones, by accident: training makes them differ."""
+    names = {"v": "blocks.1.out.weight", "one": "blocks.0.norm.weight", "zero": "blocks.0.norm.bias"}
+    proto = proto_of(MERGED, names)
+    for tensor in proto.graph.initializer:
+        if tensor.name in (names["one"], names["zero"]):
+            array = np.full(6, tensor.name == names["one"], np.float32)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(array, tensor.name))
+    places = ("blocks.0/norm", "blocks.0", "blocks.1/norm", "blocks.1/out", "blocks.1/out")
+    for node, place in zip(proto.graph.node, places, strict=True):
+        node.name = f"/{place}/{node.op_type}"
+    return onnxeqx.load_model(proto)
 
 
 def test_weights_that_the_exporter_merged_stay_separate():
-    # Both biases are one tensor of zeros in the file. Training makes them differ, and neither is then uniform.
-    proto = proto_of(MERGED, {"w": "first.weight", "v": "second.weight", "zero": "first.bias"})
-    zero = next(tensor for tensor in proto.graph.initializer if tensor.name == "first.bias")
-    zero.CopyFrom(onnx.numpy_helper.from_array(np.zeros(6, np.float32), zero.name))
-    plain = onnxeqx.load_model(proto)
+    plain = merged()
     paths = list(onnxeqx.key_paths(plain))
-    assert sum("bias" in path for path in paths) == 2
+    assert paths == [
+        f"blocks.{layer}"
+        for layer in ("0.norm.weight", "0.norm.bias", "1.norm.weight", "1.norm.bias", "1.out.weight", "1.out.bias")
+    ]
     trained = jax.tree.map(lambda leaf: leaf + jnp.arange(float(leaf.size)).reshape(leaf.shape), plain)
     for model in (plain, trained):
         dropped = onnxeqx.insert_dropout(model, "*", 0.5)
         assert list(onnxeqx.key_paths(dropped)) == paths
         np.testing.assert_array_equal(dropped(X), model(X))
+
+
+def test_what_is_printed_anew_keeps_the_key_paths_of_merged_weights(tmp_path):
+    plain = merged()
+    trained = jax.tree.map(lambda leaf: leaf + jnp.arange(float(leaf.size)).reshape(leaf.shape), plain)
+    whole = onnxeqx.truncate(trained, at="y")
+    assert list(onnxeqx.key_paths(whole)) == list(onnxeqx.key_paths(trained))
+    np.testing.assert_array_equal(whole(X), trained(X))
+    replaced = onnxeqx.replace_head(trained, 4, key=KEYS[0])
+    onnxeqx.save(replaced, tmp_path / "folder")
+    np.testing.assert_array_equal(onnxeqx.load(tmp_path / "folder")(X), replaced(X))
+    onnxeqx.save_onnx(replaced, tmp_path / "again.onnx")
+    again = onnxeqx.load(tmp_path / "again.onnx")
+    assert list(onnxeqx.key_paths(again)) == list(onnxeqx.key_paths(replaced))
+    np.testing.assert_allclose(served(tmp_path / "again.onnx", X), replaced(X), rtol=1e-5)
+
+
+def test_what_is_printed_anew_has_the_patterns_it_was_loaded_with():
+    sources = []
+    for patterns in (True, False):
+        model = onnxeqx.load_model(sample_model(ENCODER), patterns=patterns)
+        whole = onnxeqx.truncate(model, at=model.output_names[0])
+        # Below the header, which names the graph by its digest.
+        sources += ["\n".join(origin_of(each).source.splitlines()[8:]) for each in (model, whole)]
+    assert sources[0] == sources[1] != sources[2] == sources[3]
