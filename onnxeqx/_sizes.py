@@ -161,7 +161,9 @@ def _is_open(value: Value, axis: int) -> bool:
 def _sizes_read(call: Call) -> list[Symbol]:
     """The symbolic sizes in the shapes of the operands, and in those operands that are sizes."""
     operands = [value for value in call.inputs if value is not None]
-    given = [item for value in operands if value.kind is Kind.HOST and value.array is not None for item in value.array.flat]
+    given = [
+        item for value in operands if value.kind is Kind.HOST and value.array is not None for item in value.array.flat
+    ]
     found = [size for value in operands for size in value.shape or ()] + given
     symbols = [symbol for symbol in found if isinstance(symbol, Symbol)]
     return symbols + [dim for symbol in symbols for dim in dims(symbol)]
