@@ -10,6 +10,7 @@ from ._graph import Call, Graph, Kind, Leaf, Lifted, Role, Value
 from ._names import is_anonymous
 from ._patterns import Patterns, apply_patterns
 from ._registry import Registry
+from ._sizes import settle_sizes
 from ._structure import nest_concatenations
 
 # Operators on two numbers, whose operands are weights only where the exporter gave them a name.
@@ -18,6 +19,7 @@ _ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Pow")
 
 def lift(graph: Graph, registry: Registry, *, patterns: Patterns = True) -> Graph:
     """Drops calls that pass their input through, applies patterns and lift rules, and settles ties. Changes `graph`."""
+    settle_sizes(graph)
     for body in graph.graphs():
         _drop_pass_through(body)
     graph.settle()

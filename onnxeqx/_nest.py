@@ -174,7 +174,7 @@ class _Nesting:
                 elif path not in done:
                     done.add(path)
                     child = self.blocks[path]
-                    child.inputs, child.outputs = self._interface(child, groups[path])
+                    child.inputs, child.outputs = self._interface(child, groups[path], block)
                     block.items.append(BlockCall(child))
                     stack.append((child, groups[path]))
 
@@ -239,7 +239,7 @@ class _Nesting:
                     successors[source][target] = None
         return _strongly_connected(successors)
 
-    def _interface(self, block: Block, calls: list[Call]) -> tuple[list[Value], list[Value]]:
+    def _interface(self, block: Block, calls: list[Call], around: Block) -> tuple[list[Value], list[Value]]:
         inside = {id(call) for call in calls}
         outputs = self._outputs(calls, inside)
         inputs: dict[Value, None] = {}
@@ -259,9 +259,16 @@ class _Nesting:
                 wanted.setdefault(dim.value, []).append(dim)
         produced = {output for call in calls for output in call.outputs}
         for value, dims in wanted.items():
-            if value not in produced and any(not any(has_dim(known, dim) for known in inputs) for dim in dims):
-                inputs.setdefault(value)
+            for dim in dims if value not in produced else ():
+                if not any(has_dim(known, dim) for known in inputs):
+                    inputs.setdefault(self._holder(dim, around))
         return list(inputs), outputs
+
+    def _holder(self, dim: Dim, block: Block) -> Value:
+        """The value from which a block inside of `block` is told a size: one that `block` has, too."""
+        if dim.value in block.inputs or self.producer.get(dim.value) is not None:
+            return dim.value
+        return next((value for value in block.inputs if has_dim(value, dim)), dim.value)
 
     def _depth_first(self, outputs: list[Value], calls: list[Call], inside: set[int]) -> list[Call]:
         """The calls as they are needed for the outputs, in operand order, so that equal blocks have equal arguments."""

@@ -13,13 +13,13 @@ import jax
 import numpy as np
 
 from ._errors import ConversionError
-from ._graph import Call, Graph, Value
+from ._graph import Call, Graph, Kind, Value
 from ._registry import PatternRule, Registry
 from ._shapes import infer_call
 
 # Constants are written in float32, and exporters round them once more.
 _SAME_CONSTANT = 1e-6
-_COMMUTATIVE = ("Add", "Mul")
+_COMMUTATIVE = ("Add", "And", "Mul")
 
 
 class Term:
@@ -164,6 +164,8 @@ def _find(rule: PatternRule, call: Call, users: Mapping[Value, list[Call]]) -> t
         for match in _matches(term, call.outputs[0], Match({}, ())):
             inside = {id(other) for other in match.calls}
             inner = [output for other in match.calls if other is not call for output in other.outputs]
+            # What depends on sizes only may have other readers: to compute it once more costs nothing.
+            inner = [output for output in inner if output.kind is not Kind.HOST]
             if all(id(user) in inside for value in inner for user in users.get(value, ())):
                 replacement = rule.function(match)
                 if replacement is not None:

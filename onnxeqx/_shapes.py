@@ -5,7 +5,9 @@ twice: what differs between the two runs is not fixed by the graph.
 """
 
 import contextlib
+import functools
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -29,7 +31,7 @@ def infer_call(call: Call) -> None:
         return
     if any(value is not None and value.shape is None for value in call.inputs) or not _gives_tensors(call.op):
         return
-    first, second = (_sampled(call, sample) for sample in _SAMPLES)
+    first, second = (sampled_shapes(call, functools.partial(_sample_of, sample)) for sample in _SAMPLES)
     if first is None or second is None:
         return
     for output, shape, other in zip(call.outputs, first, second, strict=False):
@@ -61,23 +63,25 @@ def _known_sizes(call: Call) -> dict[tuple[int, int], Symbol]:
     return {(_size(symbol, first), _size(symbol, second)): symbol for symbol in symbols}
 
 
-def _size(dim: Any, sample: int) -> int:
-    def size_of(root: Dim) -> int:
-        # Different dimensions get different sizes, so that they cannot be taken for each other.
-        return sample * (1 + zlib.crc32(repr(key(root)).encode()) % 97)
-
-    return evaluate(dim, size_of)
+def _size(symbol: Any, sample: int) -> int:
+    return evaluate(symbol, functools.partial(_sample_of, sample))
 
 
-def _sampled(call: Call, sample: int) -> list[tuple[int, ...]] | None:
+def _sample_of(sample: int, dim: Dim) -> int:
+    # Different dimensions get different sizes, so that they cannot be taken for each other.
+    return sample * (1 + zlib.crc32(repr(key(dim)).encode()) % 97)
+
+
+def sampled_shapes(call: Call, size_of: Callable[[Dim], int]) -> list[tuple[int, ...]] | None:
+    """The shapes of the call's results where dimensions have these sizes, or `None` if it fails there."""
     host = {position for position, _ in call.host_operands()}
     operands, traced = [], []
     for position, value in enumerate(call.inputs):
         if value is not None and position not in host and value.kind is not Kind.CONST and value.array is None:
-            traced.append((position, _struct(value, sample)))
+            traced.append((position, _struct(value, size_of)))
             operands.append(None)
         else:
-            operands.append(_host_operand(value, sample))
+            operands.append(_host_operand(value, size_of))
 
     def function(*arrays: Any) -> Any:
         filled = list(operands)
@@ -91,15 +95,16 @@ def _sampled(call: Call, sample: int) -> list[tuple[int, ...]] | None:
     return None
 
 
-def _struct(value: Value, sample: int) -> jax.ShapeDtypeStruct:
+def _struct(value: Value, size_of: Callable[[Dim], int]) -> jax.ShapeDtypeStruct:
     assert value.shape is not None, f"{value!r} has no shape to sample"
-    shape = tuple(_size(dim, sample) for dim in value.shape)
+    shape = tuple(evaluate(dim, size_of) for dim in value.shape)
     return jax.ShapeDtypeStruct(shape, jax.dtypes.canonicalize_dtype(value.dtype or jnp.float32))
 
 
-def _host_operand(value: Value | None, sample: int) -> Any:
+def _host_operand(value: Value | None, size_of: Callable[[Dim], int]) -> Any:
     if value is None or value.array is None:
         return None
     if value.array.dtype != object:
         return value.array
-    return np.array([_size(item, sample) for item in value.array.reshape(-1)], np.int64).reshape(value.array.shape)
+    sizes = [evaluate(item, size_of) for item in value.array.reshape(-1)]
+    return np.array(sizes, np.int64).reshape(value.array.shape)

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from .._registry import op
+from ..runtime import host_ints
 from .hookspecs import hookimpl
 
 
@@ -25,6 +26,20 @@ def repeat_heads(x, *, repeats):
     Grouped-query attention: https://arxiv.org/abs/2305.13245.
     """
     return jnp.repeat(x, repeats, axis=1)
+
+
+@op("CausalMask", domain="onnxeqx", host=("queries", "keys", "past"))
+def causal_mask(queries, keys, past=0):
+    """Which keys each query may attend to: those up to its own position -> bool, shape (1, 1, queries, keys).
+
+    **Arguments:**
+
+    - `queries`, `keys`: how many there are.
+    - `past`: how many keys come before the position of the first query.
+    """
+    (queries,), (keys,), (past,) = map(host_ints, (queries, keys, past))
+    visible = jnp.arange(keys) <= jnp.arange(queries)[:, None] + past
+    return visible[None, None]
 
 
 @op("DotProductAttention", domain="onnxeqx")

@@ -58,7 +58,7 @@ BUILTIN_OPS = (
     "trigonometric",
 )
 # Registered last: the first rule that fits wins, and third parties come before the built-ins.
-BUILTIN_RULES = ("rewrites", "attention_patterns", "patterns", "layers")
+BUILTIN_RULES = ("rewrites", "attention_patterns", "mask_patterns", "patterns", "layers")
 
 
 @dataclasses.dataclass(frozen=True)
