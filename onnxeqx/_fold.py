@@ -63,7 +63,8 @@ def _fold_calls(graph: Graph) -> None:
             pending.extend(reversed(body.calls))
             reads.update(settled(value) for inner in body.calls for value in inner.reads)
             continue
-        sole_reader = bool(call.inputs) and reads[call.inputs[0]] == 1
+        source = call.inputs[0] if call.inputs else None
+        sole_reader = source is not None and reads[source] == 1
         if not (sole_reader and _convert_stored(call)) and not _evaluate(call, sole_reader):
             remaining.append(call)
             infer_call(call)

@@ -126,7 +126,7 @@ def apply_patterns(graph: Graph, registry: Registry, patterns: Patterns = True) 
 def _chosen(registry: Registry, patterns: Patterns) -> list[PatternRule]:
     rules = list(registry.pattern_rules())
     if isinstance(patterns, bool):
-        return [rule for rule in rules if patterns and not (rule.rounded and jax.config.jax_enable_x64)]
+        return [rule for rule in rules if patterns and not (rule.rounded and jax.config.read("jax_enable_x64"))]
     known = sorted({rule.name for rule in rules})
     unknown = sorted(set(patterns) - set(known))
     if unknown:

@@ -67,6 +67,7 @@ def _members(statements: list[ast.stmt]) -> list[_Member]:
 
 def _member(node: ast.Subscript) -> _Member:
     assert isinstance(node.slice, ast.Constant)
+    assert isinstance(node.slice.value, int)
     return _Member(ast.unparse(node.value), node.slice.value)
 
 
