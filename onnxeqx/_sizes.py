@@ -5,9 +5,10 @@ sample sizes: what it gives in all runs for one and the same known size is that 
 """
 
 import contextlib
+import dataclasses
 import functools
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
@@ -19,8 +20,9 @@ from ._shapes import sampled_shapes
 from ._symbolic import Dim, Symbol, dims, evaluate, key
 
 # Sizes in each run: that of the first dimension, and the step to the next. Small and large ones, for models that take only
-# one of them; odd, even and highly composite ones, to tell roundings apart.
-_RUNS = ((14, 2), (15, 2), (96, 96), (1009, 12), (20_160, 20_160), (3001, 4))
+# one of them; odd, even and highly composite ones, to tell roundings apart; 1 and 2, to tell what is cut off at a small limit.
+_RUNS = ((1, 0), (2, 0), (4, 2), (5, 2), (12, 12), (64, 64), (1009, 12), (20_160, 20_160), (3001, 4))
+# At least so many runs must be left in which dimensions differ.
 _FEWEST_RUNS = 3
 
 Shapes = list[tuple[int, ...]]
@@ -29,6 +31,15 @@ Shapes = list[tuple[int, ...]]
 def settle_sizes(graph: Graph) -> None:
     """Puts known sizes in the place of open ones, in the shapes and in the known sizes that calls read."""
     _Settling().settle(graph)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Sample:
+    """The sizes of a dimension by run; `age` counts the dimensions that were met before."""
+
+    dim: Dim
+    age: int
+    sizes: dict[int, int]
 
 
 class _Settling:
@@ -40,30 +51,53 @@ class _Settling:
 
     def __init__(self) -> None:
         self.runs = list(range(len(_RUNS)))
-        self.samples: dict[Any, dict[int, int]] = {}
+        self.samples: dict[Any, _Sample] = {}
         self.known: dict[Any, Any] = {}
         self._fresh = zip(*(itertools.count(first, step) for first, step in _RUNS), strict=True)
         self._results: dict[Any, list[Shapes] | None] = {}
         self._rewritten: set[Value] = set()
 
     def settle(self, graph: Graph) -> None:
-        for value in graph.inputs:
-            self._rewrite(value)
-        for call in graph.calls:
-            for value in call.reads:
-                self._rewrite(value)
-            self._infer(call)
-            for body in call.bodies.values():
-                self.settle(body)
-            for output in call.outputs:
-                self._rewrite(output)
-        for value in graph.outputs:
-            self._rewrite(value)
+        self._visit(graph, is_body=False)
+        # What was found out late holds for the sizes before, too.
+        self._unify()
+        self._rewritten.clear()
+        self._visit(graph, is_body=False)
 
-    def _rewrite(self, value: Value) -> None:
-        if value in self._rewritten:
-            return
-        self._rewritten.add(value)
+    def _visit(self, graph: Graph, *, is_body: bool) -> None:
+        self._rewrite(*graph.inputs)
+        for value in graph.inputs:
+            self._meet(value)
+        for call in graph.calls:
+            self._rewrite(*call.reads)
+            self._infer(call, is_body=is_body)
+            for body in call.bodies.values():
+                self._visit(body, is_body=True)
+            self._rewrite(*call.outputs)
+            for output in call.outputs:
+                self._meet(output)
+        self._rewrite(*graph.outputs)
+
+    def _meet(self, value: Value) -> None:
+        """Gives the sizes of a value that are still open a sample."""
+        for dim in value.shape or ():
+            self._sizes(dim)
+
+    def _unify(self) -> None:
+        """Of sizes that are equal in all runs that count, the first stands for the others."""
+        first: dict[tuple[int, ...], Dim] = {}
+        for identity, sample in self.samples.items():
+            other = first.setdefault(tuple(sample.sizes[run] for run in self.runs), sample.dim)
+            if other is not sample.dim:
+                self.known[identity] = other
+
+    def _rewrite(self, *values: Value) -> None:
+        for value in values:
+            if value not in self._rewritten:
+                self._rewritten.add(value)
+                self._rewrite_sizes(value)
+
+    def _rewrite_sizes(self, value: Value) -> None:
         if value.shape is not None:
             value.shape = tuple(self._settled(dim) for dim in value.shape)
         if value.kind is Kind.HOST and value.array is not None:
@@ -74,36 +108,50 @@ class _Settling:
     def _settled(self, symbol: Any) -> Any:
         return evaluate(symbol, lambda dim: self.known.get(key(dim), dim))
 
-    def _infer(self, call: Call) -> None:
+    def _infer(self, call: Call, *, is_body: bool) -> None:
         """Finds the open sizes of the call's results among the sizes that it reads."""
-        is_open = any(_is_open(output, axis) for output in call.outputs for axis in range(len(output.shape or ())))
+        is_open = any(self._is_open(dim) for output in call.outputs for dim in output.shape or ())
         if not is_open or call.bodies or any(value is not None and value.shape is None for value in call.inputs):
             return
-        shapes = self._shapes(call)
+        shapes = self._shapes(call, is_body=is_body)
         if shapes is None:
             return
-        known = {self._sizes(symbol): symbol for symbol in _sizes_read(call)}
+        known: dict[tuple[int, ...], Symbol] = {}
+        for symbol in sorted(_sizes_read(call), key=self._age):
+            known.setdefault(self._sizes(symbol), symbol)
         for position, output in enumerate(call.outputs[: len(shapes[0])]):
             found = [run[position] for run in shapes]
             if output.shape is not None and all(len(shape) == len(output.shape) for shape in found):
-                for axis, sizes in enumerate(zip(*found, strict=True)):
-                    if _is_open(output, axis):
-                        self._note(key(output.shape[axis]), sizes, known)
+                for dim, sizes in zip(output.shape, zip(*found, strict=True), strict=True):
+                    if self._is_open(dim):
+                        self._note(dim, sizes, known)
 
-    def _note(self, dim: Any, sizes: tuple[int, ...], known: dict[tuple[int, ...], Symbol]) -> None:
+    def _is_open(self, dim: Any) -> bool:
+        """Whether this is the first that is heard of a size."""
+        return isinstance(dim, Dim) and key(dim) not in self.samples and key(dim) not in self.known
+
+    def _note(self, dim: Dim, sizes: tuple[int, ...], known: dict[tuple[int, ...], Symbol]) -> None:
         """What an open size was in all runs: a known one, a number, or else what later calls are run with."""
         if sizes in known or len(set(sizes)) == 1:
-            self.known[dim] = known.get(sizes, sizes[0])
+            self.known[key(dim)] = known.get(sizes, sizes[0])
         else:
-            self.samples[dim] = dict(zip(self.runs, sizes, strict=True))
+            self._add(dim, dict(zip(self.runs, sizes, strict=True)))
 
-    def _shapes(self, call: Call) -> list[Shapes] | None:
-        """The shapes of the call's results in the runs that count."""
+    def _age(self, symbol: Symbol) -> int:
+        """Dimensions come in the order in which they were met, before expressions."""
+        met = self.samples.get(key(symbol))
+        return len(self.samples) if met is None else met.age
+
+    def _shapes(self, call: Call, *, is_body: bool) -> list[Shapes] | None:
+        """The shapes of the call's results in the runs that count.
+
+        Where it fails with some sizes, so does the model, unless the call stands in a body that may not be evaluated.
+        """
         identity = self._identity(call)
         if identity not in self._results:
             found = {run: sampled_shapes(call, functools.partial(self._sample, run)) for run in self.runs}
             shapes = {run: shapes for run, shapes in found.items() if shapes is not None}
-            if len(shapes) < _FEWEST_RUNS:
+            if _telling(shapes) < (_telling(self.runs) if is_body else _FEWEST_RUNS):
                 return self._broadcast(call)
             self.runs = list(shapes)
             self._results[self._identity(call)] = list(shapes.values())
@@ -148,14 +196,16 @@ class _Settling:
     def _sample(self, run: int, dim: Dim) -> int:
         identity = key(dim)
         if identity not in self.samples:
-            self.samples[identity] = dict(enumerate(next(self._fresh)))
-        return self.samples[identity][run]
+            self._add(dim, dict(enumerate(next(self._fresh))))
+        return self.samples[identity].sizes[run]
+
+    def _add(self, dim: Dim, sizes: dict[int, int]) -> None:
+        self.samples[key(dim)] = _Sample(dim, len(self.samples), sizes)
 
 
-def _is_open(value: Value, axis: int) -> bool:
-    """Whether nothing is known of a size of a value but that it is its size."""
-    dim = value.shape[axis] if value.shape is not None else None
-    return isinstance(dim, Dim) and dim.value is value and dim.axis == axis
+def _telling(runs: Iterable[int]) -> int:
+    """In how many of the runs dimensions differ."""
+    return sum(step > 0 for _, step in (_RUNS[run] for run in runs))
 
 
 def _sizes_read(call: Call) -> list[Symbol]:

@@ -38,14 +38,32 @@ def dot_product_attention(match: Match) -> Replacement | None:
     found = match.values
     factor = match.number("scale") if "scale" in found else 1.0
     factor = factor / match.number("divisor") if "divisor" in found else factor
-    added: list[Value | Replacement] = [found[name] for name in ("bias", "more_bias") if name in found]
-    if any(_rank(found[name]) != 4 for name in ("bias", "more_bias") if name in found):
+    biases = [found[name] for name in ("bias", "more_bias") if name in found]
+    if not _fit(found["query"], found["keys"], found["value"]) or not all(_adds_to(found["query"], b) for b in biases):
         return None
+    added: list[Value | Replacement] = [*biases]
     if len(added) > 1:
         added = [Replacement("Add", 14, tuple(added))]
     value_heads = _heads_last(_of_fewer_heads(match["value"]))
     operands = (_heads_last(match["query"]), key_heads, value_heads, *added)
     return Replacement("onnxeqx::DotProductAttention", 1, operands, {"scale": factor})
+
+
+def _fit(query: Value, keys: Value, value: Value) -> bool:
+    """Whether batches, heads and widths are known to be equal: a product of matrices would broadcast what is 1."""
+    assert query.shape is not None
+    batch, heads, _, width = query.shape
+    operands = (keys, value)
+    if any(_rank(operand) != 4 for operand in operands) or not has_size(value, 3, width):
+        return False
+    return all(has_size(operand, 0, batch) and has_size(operand, 1, heads) for operand in operands)
+
+
+def _adds_to(query: Value, bias: Value) -> bool:
+    """Whether a bias is known not to broadcast the scores: its batch, heads and queries are those of `query`, or 1."""
+    if _rank(bias) != 4 or query.shape is None:
+        return False
+    return all(has_size(bias, axis, 1) or has_size(bias, axis, query.shape[axis]) for axis in range(3))
 
 
 def _rank(operand: Value) -> int | None:
