@@ -2,24 +2,29 @@
 
 from typing import Any
 
+import equinox as eqx
 import jax
 import jax.export
 import jax.numpy as jnp
 import numpy as np
+import onnx
 import onnx.parser
 import onnxruntime
 import pytest
 
+import onnxeqx
 from onnxeqx._convert import Printed, convert
 from onnxeqx._load import build
+from onnxeqx._patterns import Patterns
 from onnxeqx._read import read_proto
+from tests.sample_models import ENCODER, sample_model
 
 
 def parsed(signature: str, nodes: str, opset: int = 17) -> onnx.ModelProto:
     return onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : {opset}]> g {signature} {{ {nodes} }}')
 
 
-def printed(model: onnx.ModelProto, patterns: bool = True) -> Printed:
+def printed(model: onnx.ModelProto, patterns: Patterns = True) -> Printed:
     return convert(read_proto(model), "model", patterns=patterns)
 
 
@@ -37,20 +42,29 @@ def assert_no_pattern_applies(model: onnx.ModelProto, *but: str) -> None:
 def assert_same_numbers(model: onnx.ModelProto, **inputs: np.ndarray) -> None:
     """With patterns, without, and in ONNX Runtime; eagerly and under jit; gradients too."""
     on, off = (build(printed(model, patterns)) for patterns in (True, False))
-    expected = onnxruntime.InferenceSession(model.SerializeToString()).run(None, inputs)
-    for result in (on(**inputs), jax.jit(lambda x: on(**x))(inputs), off(**inputs)):
-        results = result if isinstance(result, tuple) else (result,)
-        for got, wanted in zip(results, expected, strict=True):
-            assert got.shape == wanted.shape
-            np.testing.assert_allclose(got, wanted, rtol=1e-5, atol=1e-5 * max(1, np.abs(wanted).max(initial=0)))
+    session = onnxruntime.InferenceSession(model.SerializeToString())
+    expected = [np.asarray(array) for array in session.run(None, inputs)]
     traced = {name: array for name, array in inputs.items() if array.dtype == np.float32}
-    if traced:
-        gradients = [jax.grad(lambda x, m=model: loss(m(**inputs | x)))(traced) for model in (on, off)]
-        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), *gradients)
+
+    def with_gradients(live: Any, traced: dict[str, np.ndarray]) -> Any:
+        def loss_and_results(traced: dict[str, np.ndarray]) -> Any:
+            results = live(**inputs | traced)
+            return loss(results), results
+
+        return jax.grad(loss_and_results, has_aux=True)(traced)
+
+    gradients, jitted = jax.jit(lambda traced: with_gradients(on, traced))(traced)
+    wanted, plain = with_gradients(off, traced)
+    for results in (on(**inputs), jitted, plain):
+        for got, array in zip(jax.tree.leaves(results), expected, strict=True):
+            assert got.shape == array.shape
+            np.testing.assert_allclose(got, array, rtol=1e-5, atol=1e-5 * max(1, np.abs(array).max(initial=0)))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-5), gradients, wanted)
 
 
 def loss(results: Any) -> jax.Array:
-    return sum((jnp.sum(jnp.sin(result)) for result in jax.tree.leaves(results)), jnp.zeros(()))
+    floating = [result for result in jax.tree.leaves(results) if jnp.issubdtype(result.dtype, jnp.floating)]
+    return sum((jnp.sum(jnp.sin(result)) for result in floating), jnp.zeros(()))
 
 
 # Masks.
@@ -416,3 +430,33 @@ def test_attention_lowers_for_tpu_with_a_symbolic_batch():
     structs = {name: jax.ShapeDtypeStruct((batch, *array.shape[1:]), array.dtype) for name, array in inputs.items()}
     exported = jax.export.export(jax.jit(lambda x: model(**x)), platforms=["cpu", "tpu"])(structs)
     np.testing.assert_allclose(exported.call(inputs), model(**inputs), rtol=1e-5, atol=1e-5)
+
+
+# Whole models.
+
+
+@pytest.mark.parametrize("name", [ENCODER, "llama_small.ts"])
+def test_a_real_model_computes_the_same_and_is_saved_as_it_was(name, tmp_path):
+    """The way back to ONNX does not know of patterns: it keeps the graph of the file."""
+    model = sample_model(name)
+    ids = np.random.default_rng(0).integers(0, 1000, (2, 6))
+    inputs = {value.name: np.zeros_like(ids) for value in model.graph.input} | {"input_ids": ids}
+    inputs["attention_mask"] = np.array([[1, 1, 1, 1, 0, 0], [1, 1, 1, 1, 1, 1]])
+    on, off = (onnxeqx.load_model(model, patterns=patterns) for patterns in (True, False))
+    wanted = eqx.filter_jit(off)(**inputs)
+    np.testing.assert_allclose(
+        eqx.filter_jit(on)(**inputs), wanted, rtol=1e-5, atol=1e-5 * float(jnp.abs(wanted).max())
+    )
+    assert set(onnxeqx.key_paths(on)) == set(onnxeqx.key_paths(off))
+    gradients = [onnxeqx.key_paths(eqx.filter_jit(eqx.filter_grad(lambda m: loss(m(**inputs))))(m)) for m in (on, off)]
+    for path, gradient in gradients[1].items():
+        if eqx.is_inexact_array(gradient):
+            scale = float(jnp.abs(gradient).max())
+            np.testing.assert_allclose(gradients[0][path], gradient, rtol=1e-4, atol=1e-4 * scale + 1e-6, err_msg=path)
+    nodes = []
+    for name, live in (("on", on), ("off", off)):
+        onnxeqx.save_onnx(live, tmp_path / f"{name}.onnx")
+        nodes.append([node.SerializeToString() for node in onnx.load(tmp_path / f"{name}.onnx").graph.node])
+    assert nodes[0] == nodes[1]
+    (saved,) = onnxruntime.InferenceSession(tmp_path / "on.onnx").run(None, inputs)
+    np.testing.assert_allclose(np.asarray(saved), wanted, rtol=1e-4, atol=1e-5 * float(jnp.abs(wanted).max()))

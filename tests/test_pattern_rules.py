@@ -126,8 +126,8 @@ NORMS = {
 }
 
 
-def with_weights(signature: str, nodes: str, opset: int = 17, **weights: np.ndarray) -> onnx.ModelProto:
-    model = parsed(signature, nodes, opset)
+def with_weights(signature: str, nodes: str, **weights: np.ndarray) -> onnx.ModelProto:
+    model = parsed(signature, nodes)
     model.graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in weights.items())
     return model
 
@@ -214,10 +214,10 @@ def test_patterns_by_name():
     nodes = "g = Sigmoid(x) z = Mul(x, g) s = Softplus(z) t = Tanh(s) y = Mul(z, t)"
     model = parsed(X, nodes)
     assert operators(model) == {"Swish", "Mish"}
-    some = printed(model, patterns=("mish",)).lifted  # pyright: ignore[reportArgumentType]
+    some = printed(model, patterns=("mish",)).lifted
     assert {call.op_type for call in some.all_calls()} == {"Sigmoid", "Mul", "Mish"}
     with pytest.raises(ConversionError, match="no pattern 'misch'"):
-        printed(model, patterns=("misch",))  # pyright: ignore[reportArgumentType]
+        printed(model, patterns=("misch",))
 
 
 def test_bodies_of_control_flow_are_searched():
