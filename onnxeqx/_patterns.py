@@ -221,9 +221,10 @@ def _match_call(term: Node, value: Value, match: Match) -> Iterator[Match]:
     call = value.producer
     if call is None or call.op_type != term.op or call.lifted is not None or value is not call.outputs[0]:
         return
-    if any(call.attributes.get(key) != wanted for key, wanted in term.attributes.items()):
+    attributes = call.op.attributes | call.attributes
+    if any(not _is_same(attributes.get(key), wanted) for key, wanted in term.attributes.items()):
         return
-    if len(call.inputs) != len(term.inputs):
+    if len(call.inputs) != len(term.inputs) or not _keeps_axes(call):
         return
     orders = [call.inputs, call.inputs[::-1]] if call.op_type in _COMMUTATIVE else [call.inputs]
     for inputs in orders:
@@ -231,6 +232,21 @@ def _match_call(term: Node, value: Value, match: Match) -> Iterator[Match]:
         for inner, operand in zip(term.inputs, inputs, strict=True):
             partial = [longer for found in partial for longer in _matches(inner, operand, found)]
         yield from partial
+
+
+def _is_same(attribute: Any, wanted: Any) -> bool:
+    if isinstance(attribute, float) and isinstance(wanted, float):
+        return math.isclose(attribute, wanted, rel_tol=_SAME_CONSTANT)
+    return attribute == wanted
+
+
+def _keeps_axes(call: Call) -> bool:
+    """Whether no constant of one element, which a pattern takes for a number, adds axes to the result."""
+    constants = [
+        value for value in call.inputs if value is not None and value.array is not None and value.array.size == 1
+    ]
+    ranks = [len(value.shape or ()) for value in call.inputs if value is not None and value not in constants]
+    return all(value.array.ndim <= max(ranks, default=0) for value in constants if value.array is not None)
 
 
 def _is_constant(value: Value, wanted: float) -> bool:

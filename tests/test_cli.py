@@ -2,6 +2,7 @@
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 from typer.testing import CliRunner
 
@@ -54,6 +55,18 @@ def test_convert_writes_a_folder_once(model_file, tmp_path):
     assert again.exit_code == 2
     assert "--force" in again.stderr
     assert run(app, ["convert", model_file, target, "--force"]).exit_code == 0
+
+
+def test_convert_without_patterns(tmp_path):
+    nodes = "g = Sigmoid(x) y = Mul(x, g)"
+    model = onnx.parser.parse_model(
+        f'<ir_version: 8, opset_import: ["" : 17]> g (float[n] x) => (float[m] y) {{ {nodes} }}'
+    )
+    onnx.save(model, tmp_path / "silu.onnx")
+    for option, expected in (("--patterns", "jax.nn.silu(x)"), ("--no-patterns", "x * jax.nn.sigmoid(x)")):
+        folder = tmp_path / option
+        assert run(app, ["convert", str(tmp_path / "silu.onnx"), str(folder), option]).exit_code == 0
+        assert expected in (folder / "model.py").read_text()
 
 
 def test_verify_agrees(model_file):

@@ -561,6 +561,41 @@ scaled (float[batch, 3] x) => (float[batch, 3] y) <float[3] w = {1, 2, 3}>
     np.testing.assert_array_equal(model(x), x * np.float32([1, 2, 3]))
 
 
+def test_the_pattern_of_the_docs(install, monkeypatch):
+    (source,) = documented("Patterns")
+    install("acme", source)
+    host = from_environment(monkeypatch)
+    assert next(iter(host.registry.pattern_rules())).name == "log_cosh_in_one"
+    text = """
+<ir_version: 8, opset_import: ["" : 17]>
+smooth (float[n] x) => (float[m] y)
+{
+    two = Constant<value_float = 2.0>()
+    z = Neg(x)
+    a = Exp(z)
+    b = Exp(x)
+    c = Add(a, b)
+    d = Div(c, two)
+    y = Log(d)
+}
+"""
+    printed = convert(read_proto(named(text)), "docs", host)
+    assert "onnxeqx_acme.log_cosh(x)" in printed.source
+    x = np.linspace(-3, 3, 7, dtype=np.float32)
+    np.testing.assert_allclose(build(printed)(x), np.log(np.cosh(x)), rtol=1e-5, atol=1e-6)
+    assert "log_cosh" not in convert(read_proto(named(text)), "docs", host, patterns=False).source
+
+
+def test_nothing_stays_of_the_patterns_of_a_plugin_that_fails(monkeypatch):
+    (source,) = documented("Patterns")
+    failing = source.replace("registry.add_module(__name__)", "registry.add_module(__name__)\n    raise RuntimeError")
+    host = PluginHost(autoload=False)
+    before = host.registry.pattern_rules()
+    with pytest.raises(RuntimeError):
+        register(host, "acme", failing, monkeypatch)
+    assert host.registry.pattern_rules() == before
+
+
 def test_rules_of_plugins_are_tried_before_the_builtin_ones(install, monkeypatch):
     (source,) = documented("Layers and rules")
     install("acme", source)

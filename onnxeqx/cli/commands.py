@@ -18,6 +18,9 @@ def convert(
     model: ModelFile,
     folder: Annotated[pathlib.Path, typer.Argument(help="The folder to write.", show_default=False)],
     force: Annotated[bool, typer.Option("--force", help="Replace a folder that is there.")] = False,
+    patterns: Annotated[
+        bool, typer.Option("--patterns/--no-patterns", help="Print groups of operators that are one idea as one call.")
+    ] = True,
     input_shape: InputShape = None,
     debug: Debug = False,
 ) -> None:
@@ -31,7 +34,7 @@ def convert(
     from .._load import SOURCE, convert as convert_model
 
     start = time.perf_counter()
-    convert_model(model, folder, force=force, input_shapes=parse_input_shapes(input_shape))
+    convert_model(model, folder, force=force, input_shapes=parse_input_shapes(input_shape), patterns=patterns)
     lines = len((folder / SOURCE).read_text().splitlines())
     output().print(
         f"Wrote {folder}: model.py ({lines} lines), weights.safetensors, graph.onnx, in {time.perf_counter() - start:.1f} s.",

@@ -154,7 +154,7 @@ class PluginHost:
         """Takes back the hooks, operators and rules of a plugin that fails while it registers."""
         registry = self.registry
         ops = {key: list(entries) for key, entries in registry._ops.items()}
-        lifts, rewrites = list(registry._lifts), list(registry._rewrites)
+        lifts, rewrites, patterns = list(registry._lifts), list(registry._rewrites), list(registry._patterns)
         try:
             yield
         except BaseException:
@@ -162,7 +162,7 @@ class PluginHost:
             # In place: a registry bound to a plugin shares these containers.
             registry._ops.clear()
             registry._ops.update(ops)
-            registry._lifts[:], registry._rewrites[:] = lifts, rewrites
+            registry._lifts[:], registry._rewrites[:], registry._patterns[:] = lifts, rewrites, patterns
             raise
 
     def _load_entry_points(self) -> None:

@@ -66,7 +66,7 @@ def softplus(match: Match) -> Replacement:
 _CLIPPED = Node("Clip", x + 3.0, 0.0, 6.0)
 
 
-@pattern(x * _CLIPPED / 6.0, x * (_CLIPPED / 6.0), x * Node("HardSigmoid", x, alpha=1 / 6), rounded=True)
+@pattern(x * _CLIPPED / 6.0, x * (_CLIPPED / 6.0), x * Node("HardSigmoid", x, alpha=1 / 6, beta=0.5), rounded=True)
 def hard_swish(match: Match) -> Replacement:
     """https://arxiv.org/abs/1905.02244"""
     return Replacement("HardSwish", 14, (match["x"],))
