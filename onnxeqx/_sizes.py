@@ -20,8 +20,9 @@ from ._shapes import sampled_shapes
 from ._symbolic import Dim, Symbol, dims, evaluate, key
 
 # Sizes in each run: that of the first dimension, and the step to the next. Small and large ones, for models that take only
-# one of them; odd, even and highly composite ones, to tell roundings apart; 1 and 2, to tell what is cut off at a small limit.
-_RUNS = ((1, 0), (2, 0), (4, 2), (5, 2), (12, 12), (64, 64), (1009, 12), (20_160, 20_160), (3001, 4))
+# one of them; odd and even ones side by side, and highly composite ones, to tell roundings apart; 1 and 2, to tell what is
+# cut off at a small limit.
+_RUNS = ((1, 0), (2, 0), (4, 3), (5, 3), (12, 13), (64, 65), (1009, 12), (20_160, 20_160), (3001, 4))
 # At least so many runs must be left in which dimensions differ.
 _FEWEST_RUNS = 3
 

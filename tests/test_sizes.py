@@ -84,6 +84,17 @@ def test_roundings_are_told_apart():
     assert found["y"] != found["z"]
 
 
+def test_roundings_are_told_apart_where_another_size_must_be_a_multiple():
+    nodes = """
+    pairs = Constant<value_ints = [-1, 4]>()
+    p = Reshape(w, pairs)
+    y = MaxPool<kernel_shape = [2], strides = [2]>(x)
+    z = MaxPool<kernel_shape = [2], strides = [2], ceil_mode = 1>(x)
+    """
+    found = shapes("(float[m] w, float[1, 1, n] x) => (float[a, b] p, float[c, d, e] y, float[f, g, h] z)", nodes)
+    assert found["y"] != found["z"]
+
+
 def test_broadcast_sizes_of_which_one_is_unknown():
     """Along the first axis the sizes are known; along the second, that of `x` may be 1, or that of `y`."""
     found = shapes("(float[batch, n] x, float[1, m] y) => (float[a, b] z)", "z = Add(x, y)")
