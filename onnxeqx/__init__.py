@@ -19,17 +19,17 @@ from ._graph import Call as Call, Lifted as Lifted
 from ._head import replace_head as replace_head
 from ._layers import Layer as Layer, layers as layers
 from ._lift import LiftContext as LiftContext
-from ._load import convert as convert, load as load, load_model as load_model, save as save, truncate as truncate
+from ._load import convert as convert, load as load, load_model as load_model, save as save
 from ._lora import load_lora as load_lora, lora as lora, merge_lora as merge_lora, save_lora as save_lora
 from ._printing import Operand as Operand
 from ._registry import Op as Op, lift as lift, op as op, pattern as pattern, rewrite as rewrite
+from ._reprint import stack as stack, truncate as truncate, unstack as unstack
 from ._save_onnx import save_onnx as save_onnx
+from ._select import freeze_layers as freeze_layers, parameters as parameters, partition as partition
 from ._verify import Difference as Difference, Verification as Verification, verify as verify
 from ._weights import (
     key_paths as key_paths,
     load_weights as load_weights,
-    parameters as parameters,
-    partition as partition,
     save_weights as save_weights,
 )
 from .plugins.hookspecs import hookimpl as hookimpl

@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from ._emit import Header, emit
+from ._emit import Header, emit, emit_stacked
 from ._expand import expand
 from ._fold import fold
 from ._graph import Graph, Leaf
@@ -21,6 +21,7 @@ from ._names import assign_paths
 from ._nest import Block, nest
 from ._patterns import Patterns
 from ._read import graph_protos, proto_without, tensor_of
+from ._stacks import Stacks, stacked
 from ._weights import TRANSFORMS
 from .plugins.manager import PluginHost, host
 
@@ -56,7 +57,8 @@ class Printed:
 
     **Fields:** `source` (the text of `model.py`), `leaves` (leaf and layout by key path), `graph` (the weightless ONNX model),
     `root` (the tree of blocks), `lifted` (the graph it was printed from), `patterns` and `dropouts` (those
-    that it was printed with).
+    that it was printed with), `stacks` (which of its blocks are stacked layers), `remat` (whether these are computed again in
+    the backward pass).
     """
 
     source: str
@@ -66,6 +68,8 @@ class Printed:
     lifted: Graph
     patterns: Patterns = True
     dropouts: tuple[Dropout, ...] = ()
+    stacks: Stacks = dataclasses.field(default_factory=dict)
+    remat: bool = False
 
     @functools.cached_property
     def provenance(self) -> dict[str, Provenance]:
@@ -84,7 +88,8 @@ class Printed:
 
     def weights(self) -> dict[str, np.ndarray]:
         """The stored tensors by key path, in the model's layout."""
-        return {path: TRANSFORMS[transform](leaf.load()) for path, (leaf, transform) in self.leaves.items()}
+        single = {path: TRANSFORMS[transform](leaf.load()) for path, (leaf, transform) in self.leaves.items()}
+        return stacked(single, self.stacks, lambda _, layers: np.stack(layers))
 
 
 def convert(
@@ -94,8 +99,13 @@ def convert(
     *,
     patterns: Patterns = True,
     dropouts: tuple[Dropout, ...] = (),
+    scan_layers: bool = False,
+    remat: bool = False,
+    weightless: bytes | None = None,
 ) -> Printed:
-    """Runs the pipeline on a model that was read: with these patterns, and with dropouts put in.
+    """Runs the pipeline on a model that was read: with these patterns, with dropouts put in, and with layers stacked.
+
+    `weightless` is the ONNX model without weights, if it is known.
 
     **Raises:** `UnsupportedOpsError`, `ConversionError`.
     """
@@ -107,14 +117,19 @@ def convert(
     insert(graph, dropouts, plugins.registry)
     root = nest(graph)
     leaves = _leaves_by_path(graph)
-    weightless = _weightless(model, [leaf for leaf, _ in leaves.values()])
+    if weightless is None:
+        weightless = _weightless(model, [leaf for leaf, _ in leaves.values()])
     header = Header(
         title=title,
         graph_digest=hashlib.sha256(weightless).hexdigest(),
         version=importlib.metadata.version("onnxeqx"),
         plugins=_third_party(graph, plugins),
     )
-    return Printed(emit(graph, root, header), leaves, weightless, root, graph, patterns, dropouts)
+    if scan_layers:
+        source, stacks = emit_stacked(graph, root, header, remat=remat)
+    else:
+        source, stacks = emit(graph, root, header), {}
+    return Printed(source, leaves, weightless, root, graph, patterns, dropouts, stacks, remat and scan_layers)
 
 
 def _leaves_by_path(graph: Graph) -> dict[str, tuple[Leaf, str]]:

@@ -1,23 +1,17 @@
 """Dropout in a model that has none: exporters leave it out of files for inference."""
 
-import dataclasses
 from collections.abc import Sequence
 from typing import TypeVar
 
-import onnx
-
-from ._convert import convert
-from ._errors import ConversionError
 from ._insert import Dropout, droppable
-from ._load import skeleton, title_of, transplanted
 from ._lora import matching_layers
-from ._origin import Origin, origin_of
-from ._stand_ins import with_stand_ins
-from ._weights import arrays
+from ._origin import origin_of
+from ._reprint import in_source, on_single_layers, printed_anew
 
 Model = TypeVar("Model")
 
 
+@on_single_layers
 def insert_dropout(model: Model, layers: str | Sequence[str], rate: float, *, before: bool = False) -> Model:
     """The model with dropout at some of its layers, for fine-tuning: it drops where it is called with a `key` only.
 
@@ -44,19 +38,12 @@ def insert_dropout(model: Model, layers: str | Sequence[str], rate: float, *, be
     """
     if not 0 <= rate < 1:
         raise ValueError(f"The rate of a dropout is at least 0 and below 1, not {rate}.")
-    origin = origin_of(model)
-    if origin.edited:
-        raise ConversionError(
-            "The source of this model was edited, which printing it anew would undo; insert eqx.nn.Dropout in model.py by hand."
-        )
     wanted = layers.split("|") if isinstance(layers, str) else list(layers)
-    dropouts = {(entry.layers, entry.before): entry for entry in origin.dropouts}
+    dropouts = {(entry.layers, entry.before): entry for entry in origin_of(model).dropouts}
     for pattern in wanted:
         dropouts.pop((pattern, before), None)  # the last that means a place counts
         dropouts[pattern, before] = Dropout(pattern, float(rate), before)
-    graph = with_stand_ins(onnx.ModelProto.FromString(origin.graph), origin.provenance, arrays(model))
-    printed = convert(graph, title_of(origin), patterns=origin.patterns, dropouts=tuple(dropouts.values()))
+    printed = printed_anew(model, dropouts=tuple(dropouts.values()))
     known = dict.fromkeys(path for call in printed.lifted.all_calls() if (path := droppable(call, before)))
     matching_layers(list(known), wanted, "layer with floating-point numbers")
-    fresh = dataclasses.replace(Origin.of(printed), graph=origin.graph, provenance=origin.provenance)
-    return transplanted(model, skeleton(printed, fresh))
+    return in_source(model, printed)

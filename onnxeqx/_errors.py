@@ -17,6 +17,10 @@ class ConversionError(OnnxeqxError):
     """A node cannot be converted; names the node, its operator and what was expected."""
 
 
+class NothingToStackError(ConversionError):
+    """The model has no equal layers in a row that could be stacked."""
+
+
 class HostValueError(OnnxeqxError):
     """An operand must be known while tracing (a shape, an axis), but depends on the data of a traced array."""
 

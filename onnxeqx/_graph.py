@@ -133,6 +133,7 @@ class Call:
     - `scope`: where the exporter's metadata or slash names place the node, as parts of a key path.
     - `class_names`: the exporter's class for each prefix of `scope`, where known.
     - `bodies`: the subgraphs of a control-flow operator, by attribute name. They read values of the graph around as they are.
+    - `replaced`: where a rule replaced calls by this one, those: the names of their first outputs, and their inputs.
     """
 
     name: str
@@ -146,6 +147,12 @@ class Call:
     class_names: dict[tuple[str, ...], str] = dataclasses.field(default_factory=dict)
     lifted: Lifted | None = None
     bodies: "dict[str, Graph]" = dataclasses.field(default_factory=dict)
+    replaced: list[tuple[str, list[Value | None]]] = dataclasses.field(default_factory=list)
+
+    @property
+    def nodes(self) -> list[tuple[str, list[Value | None]]]:
+        """The nodes of the file that this call is: the name of the first output, and the inputs, of each."""
+        return self.replaced or [(self.outputs[0].name, self.inputs)]
 
     @property
     def captures(self) -> list[Value]:

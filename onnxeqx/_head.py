@@ -15,6 +15,7 @@ from . import nn
 from ._errors import HeadError
 from ._origin import Origin, known_origin, origin_of
 from ._read import graph_protos
+from ._stacks import of_each_layer, stacks_of
 from ._weights import dotted_path
 from .runtime import canonical_dtype
 
@@ -165,9 +166,10 @@ def _width(layer: Any) -> int:
 
 
 def _layers(model: Any) -> dict[str, Any]:
-    """All linear layers and convolutions by key path, in the order of the model's fields."""
-    nodes = jtu.tree_leaves_with_path(model, is_leaf=_is_layer)
-    return {dotted_path(path): node for path, node in nodes if _is_layer(node)}
+    """All linear layers and convolutions by key path, in the order of the model's fields; none of stacked layers."""
+    nodes = [(dotted_path(path), node) for path, node in jtu.tree_leaves_with_path(model, is_leaf=_is_layer)]
+    stacks = stacks_of(model)
+    return {path: node for path, node in nodes if _is_layer(node) and of_each_layer(path, stacks) == [path]}
 
 
 def _of_width(old: Any, path: str, classes: int, key: PRNGKeyArray) -> Any:

@@ -95,6 +95,7 @@ def _rewrite(graph: Graph, registry: Registry) -> None:
                 name, inputs, attributes = found
                 op = registry.lookup("", name, call.opset)
                 if op is not None:
+                    call.replaced = call.nodes
                     call.op, call.op_type, call.inputs, call.attributes = op, name, inputs, attributes
                     break
 
@@ -137,9 +138,10 @@ class _UniformCopies:
                 self._copies[key] = leaf
             else:
                 reader = next(
-                    (call.outputs[0].name, position)
+                    (output, position)
                     for call in lifted.absorbs
-                    for position, value in enumerate(call.inputs)
+                    for output, inputs in call.nodes
+                    for position, value in enumerate(inputs)
                     if value is not None and value.leaf is leaf
                 )
                 self._copies[key] = dataclasses.replace(leaf, reader=reader)

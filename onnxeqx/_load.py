@@ -4,27 +4,22 @@ import dataclasses
 import json
 import os
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import equinox as eqx
-import jax.tree_util as jtu
 import onnx
-import onnx_ir as ir
 
 from ._convert import Printed, Provenance, convert as run_pipeline
-from ._errors import ConversionError, ReadError
+from ._errors import ReadError
 from ._insert import Dropout
 from ._module import import_source
 from ._names import NAMING_VERSION
-from ._origin import Origin, origin_of, set_origin
-from ._outputs import cut, value_names
+from ._origin import Origin, origin_of, set_origin, single_arrays
 from ._patterns import Patterns
 from ._read import InputShapes, read, read_proto
-from ._save_onnx import resized
-from ._stand_ins import with_stand_ins
-from ._weights import arrays, bind, dotted_path, dump_json, read_weights, save_weights, whole_path
-from .plugins.manager import host
+from ._reprint import cut_to, printed_with_heads, skeleton, stack
+from ._weights import bind, dump_json, read_weights, save_weights, whole_path
 
 SOURCE, WEIGHTS, GRAPH = "model.py", "weights.safetensors", "graph.onnx"
 
@@ -35,6 +30,8 @@ def load(
     input_shapes: InputShapes | None = None,
     outputs: Sequence[str] | None = None,
     patterns: Patterns = True,
+    scan_layers: bool = False,
+    remat: bool = False,
 ) -> Any:
     """An ONNX file, or a folder written by [`onnxeqx.convert`][], as an Equinox model.
 
@@ -52,6 +49,9 @@ def load(
       values. What they do not need is not loaded.
     - `patterns`: whether groups of operators that are one idea (a GELU, an attention) become one call, or the names of the
       patterns for which they do. `False` computes each operator as the file has it.
+    - `scan_layers`: whether equal layers in a row become one block, its leaves with a leading axis of layers, under
+      `jax.lax.scan`; see [`onnxeqx.stack`][].
+    - `remat`: with `scan_layers`, whether the inside of each layer is computed again in the backward pass, to save memory.
 
     **Returns:** an `eqx.Module`. Call it on the batch, with inputs in graph order or by their ONNX names; one output is an
     array, several are a tuple. `model.input_names` and `model.output_names` are the names in the file.
@@ -63,8 +63,10 @@ def load(
         if input_shapes or outputs:
             option = "input_shapes" if input_shapes else "outputs"
             raise ReadError(f"{str(path)!r} is a converted folder; give {option} when converting the ONNX file.")
-        return _load_folder(path)
-    return build(_printed(lambda: read(path, input_shapes), path.name, outputs, patterns=patterns))
+        model = _load_folder(path)
+        return stack(model, remat=remat) if scan_layers else model
+    graph = cut_to(lambda: read(path, input_shapes), outputs)
+    return build(run_pipeline(graph, path.name, patterns=patterns, scan_layers=scan_layers, remat=remat))
 
 
 def load_model(
@@ -73,101 +75,17 @@ def load_model(
     input_shapes: InputShapes | None = None,
     outputs: Sequence[str] | None = None,
     patterns: Patterns = True,
+    scan_layers: bool = False,
+    remat: bool = False,
 ) -> Any:
     """As [`onnxeqx.load`][], from an `onnx.ModelProto` in memory, which is not changed."""
-    return build(_printed(lambda: read_proto(model, input_shapes=input_shapes), "model", outputs, patterns=patterns))
-
-
-def truncate(model: Any, at: str | Sequence[str]) -> Any:
-    """The part of a model up to a layer or block: it returns what that returns. For features, and for style transfer.
-
-    ```python
-    features = onnxeqx.truncate(model, at="layer4")
-    ```
-
-    **Arguments:**
-
-    - `model`: a model that came from [`onnxeqx.load`][]. Its present weights are kept.
-    - `at`: key paths of layers or blocks, or ONNX names of values; several make a tuple.
-
-    **Returns:** a model whose key paths are those of `model`, as far as they are needed. It can be saved like any other.
-
-    **Raises:** `ConversionError` if there is nothing of that name.
-    """
-    origin = origin_of(model)
-    outputs = [at] if isinstance(at, str) else list(at)
-    printed = _printed_again(model, origin, outputs)
-    return transplanted(model, skeleton(printed, Origin.of(printed)))
-
-
-def _printed_again(model: Any, origin: Origin, outputs: Sequence[str] | None = None) -> Printed:
-    """The graph of a model, its heads of their present widths, printed as the first time, but for other outputs."""
-    proto, leaves = resized(model, origin), arrays(model)
-    return _printed(
-        lambda: with_stand_ins(proto, origin.provenance, leaves),
-        title_of(origin),
-        outputs,
-        patterns=origin.patterns,
-        dropouts=origin.dropouts,
-    )
-
-
-def _printed(
-    reading: Callable[[], ir.Model],
-    title: str,
-    outputs: Sequence[str] | None = None,
-    *,
-    patterns: Patterns = True,
-    dropouts: tuple[Dropout, ...] = (),
-) -> Printed:
-    """The converted model, with other outputs if some are given. `reading` gives the model anew each time."""
-    model = reading()
-    if outputs:
-        cut(model, value_names(reading(), outputs, host()))
-    return run_pipeline(model, title, patterns=patterns, dropouts=dropouts)
-
-
-def title_of(origin: Origin) -> str:
-    """The title of a printed file, from its first line."""
-    return origin.source.split(",", 1)[0].strip('"')
+    graph = cut_to(lambda: read_proto(model, input_shapes=input_shapes), outputs)
+    return build(run_pipeline(graph, "model", patterns=patterns, scan_layers=scan_layers, remat=remat))
 
 
 def build(printed: Printed) -> Any:
     """The live model of a converted graph: its source imported, its weights bound."""
     return bind(skeleton(printed, Origin.of(printed)), printed.weights(), "the ONNX file", adopt_dtypes=True)
-
-
-def skeleton(printed: Printed, origin: Origin) -> Any:
-    """The model of a converted graph without its weights: its source imported, its leaves shapes."""
-    module = import_source(printed.source)
-    set_origin(module, origin)
-    return eqx.filter_eval_shape(module.Model)
-
-
-def transplanted(model: Any, printed: Any) -> Any:
-    """The classes of a printed model around the layers and leaves that `model` has at its key paths, whatever they are by now.
-
-    **Raises:** `ConversionError` if `model` does not have them all.
-    """
-    kept, _ = _flatten(model)
-    wanted, structure = _flatten(printed)
-    missing = next((path for path in wanted if path not in kept), None)
-    if missing is not None:
-        raise ConversionError(
-            f"The model has other blocks than its ONNX graph is printed with (no {missing}): one was replaced, or another "
-            "version of onnxeqx converted it; do this before replacing blocks, or convert the file again."
-        )
-    return jtu.tree_unflatten(structure, [kept[path] for path in wanted])
-
-
-def _flatten(model: Any) -> tuple[dict[str, Any], Any]:
-    """What stands in the fields of printed classes, by key path, and the classes around."""
-
-    def is_kept(node: Any) -> bool:
-        return not isinstance(node, tuple) and type(node).__module__ != type(model).__module__
-
-    found, structure = jtu.tree_flatten_with_path(model, is_leaf=is_kept)
-    return {dotted_path(path): node for path, node in found}, structure
 
 
 def convert(
@@ -178,6 +96,8 @@ def convert(
     input_shapes: InputShapes | None = None,
     outputs: Sequence[str] | None = None,
     patterns: Patterns = True,
+    scan_layers: bool = False,
+    remat: bool = False,
 ) -> None:
     """Writes a converted folder: `model.py`, `weights.safetensors` and `graph.onnx`.
 
@@ -189,13 +109,14 @@ def convert(
     - `path`: an `.onnx` file.
     - `folder`: written whole or not at all.
     - `force`: replace a folder that is there.
-    - `input_shapes`, `outputs`, `patterns`: as in [`onnxeqx.load`][].
+    - `input_shapes`, `outputs`, `patterns`, `scan_layers`, `remat`: as in [`onnxeqx.load`][].
 
     **Raises:** as [`onnxeqx.load`][], and `OutputExistsError`.
     """
     path = pathlib.Path(path)
     with whole_path(folder, force=force) as scratch:
-        printed = _printed(lambda: read(path, input_shapes), path.name, outputs, patterns=patterns)
+        graph = cut_to(lambda: read(path, input_shapes), outputs)
+        printed = run_pipeline(graph, path.name, patterns=patterns, scan_layers=scan_layers, remat=remat)
         _write_folder(scratch, build(printed), Origin.of(printed))
 
 
@@ -210,11 +131,11 @@ def save(model: Any, folder: str | os.PathLike[str], *, force: bool = False) -> 
     origin = origin_of(model)
     if any(
         array.shape != origin.provenance[path].shape
-        for path, array in arrays(model).items()
+        for path, array in single_arrays(model).items()
         if path in origin.provenance
     ):
         # A head of another width: print the model anew, from the graph with that head.
-        origin = Origin.of(_printed_again(model, origin))
+        origin = Origin.of(printed_with_heads(model))
     with whole_path(folder, force=force) as scratch:
         _write_folder(scratch, model, origin)
 
@@ -232,6 +153,8 @@ def _write_folder(folder: pathlib.Path, model: Any, origin: Origin) -> None:
         "patterns": origin.patterns,
         "dropouts": dropouts,
         "printed": origin.printed,
+        "stacks": origin.stacks,
+        "remat": origin.remat,
     }
     save_weights(model, folder / WEIGHTS, metadata={"onnxeqx": dump_json(entries)})
 
@@ -250,5 +173,7 @@ def _load_folder(folder: pathlib.Path) -> Any:
         dropouts = tuple(Dropout(**entry) for entry in entries.get("dropouts", ()))
         graph, source = (folder / GRAPH).read_bytes(), (folder / SOURCE).read_text()
         patterns = entries.get("patterns", True)
-        set_origin(module, Origin(graph, provenance, source, patterns, dropouts, entries.get("printed")))
+        stacks = {path: tuple(layers) for path, layers in entries.get("stacks", {}).items()}
+        printed, remat = entries.get("printed"), entries.get("remat", False)
+        set_origin(module, Origin(graph, provenance, source, patterns, dropouts, printed, stacks, remat))
     return bind(eqx.filter_eval_shape(module.Model), weights, f"{str(folder / WEIGHTS)!r}", adopt_dtypes=True)

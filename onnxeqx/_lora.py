@@ -14,12 +14,14 @@ import jax.tree_util as jtu
 from jaxtyping import PRNGKeyArray
 
 from ._errors import WeightsError
+from ._reprint import on_single_layers, single_layers
 from ._weights import arrays, bind, dotted_path, read_weights, save_weights
 from .nn import LoRALinear
 
 Tree = TypeVar("Tree")
 
 
+@on_single_layers
 def lora(
     model: Tree, layers: str | Sequence[str], *, rank: int = 8, alpha: float | None = None, key: PRNGKeyArray
 ) -> Tree:
@@ -50,6 +52,7 @@ def lora(
     return _with(model, eqx.nn.Linear, replacements)
 
 
+@on_single_layers
 def merge_lora(model: Tree) -> Tree:
     """The model with its low-rank updates added to the weights: plain linear layers, as [`onnxeqx.save_onnx`][] takes them."""
     return _with(model, LoRALinear, {path: layer.merged() for path, layer in _layers(model, LoRALinear).items()})
@@ -60,6 +63,7 @@ def save_lora(model: Any, path: str | os.PathLike[str]) -> None:
 
     **Raises:** `WeightsError` if the model has none.
     """
+    model = single_layers(model)
     layers = _layers(model, LoRALinear)
     if not layers:
         raise WeightsError("The model has no low-rank updates; add them with onnxeqx.lora.")
@@ -67,6 +71,7 @@ def save_lora(model: Any, path: str | os.PathLike[str]) -> None:
     save_weights(updates, path, metadata={path: repr(layer.scale) for path, layer in layers.items()})
 
 
+@on_single_layers
 def load_lora(model: Tree, path: str | os.PathLike[str]) -> Tree:
     """The model with the low-rank updates that [`onnxeqx.save_lora`][] wrote.
 

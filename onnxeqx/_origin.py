@@ -6,9 +6,14 @@ import sys
 import types
 from typing import Any
 
+import numpy as np
+
 from ._convert import Printed, Provenance
 from ._errors import ConversionError
 from ._insert import Dropout
+from ._stacks import Stacks, set_stacks, stacks_of, unstacked
+from ._weights import arrays
+from .runtime import split_layers
 
 _ATTRIBUTE = "__onnxeqx_origin__"
 
@@ -19,7 +24,10 @@ class Origin:
 
     **Fields:** `graph` (the model without weights), `provenance` (where each leaf came from), `source` (the text that runs),
     `patterns` and `dropouts` (those that it was printed with), `printed` (the digest of the text as it was printed; `None` if
-    that is not known).
+    that is not known), `stacks` (which of its blocks are stacked layers), `remat` (whether these are computed again in the
+    backward pass).
+
+    Provenance is kept by the key paths of single layers.
     """
 
     graph: bytes
@@ -28,13 +36,22 @@ class Origin:
     patterns: bool | list[str] = True
     dropouts: tuple[Dropout, ...] = ()
     printed: str | None = None
+    stacks: Stacks = dataclasses.field(default_factory=dict)
+    remat: bool = False
 
     @classmethod
     def of(cls, printed: Printed) -> "Origin":
         """The origin of a model that was just printed."""
         patterns = printed.patterns if isinstance(printed.patterns, bool) else sorted(printed.patterns)
         return cls(
-            printed.graph, printed.provenance, printed.source, patterns, printed.dropouts, _digest(printed.source)
+            printed.graph,
+            printed.provenance,
+            printed.source,
+            patterns,
+            printed.dropouts,
+            _digest(printed.source),
+            printed.stacks,
+            printed.remat,
         )
 
     @property
@@ -50,6 +67,12 @@ def _digest(text: str) -> str:
 def set_origin(module: types.ModuleType, origin: Origin) -> None:
     """Keeps the origin with the module of the printed source."""
     setattr(module, _ATTRIBUTE, origin)
+    set_stacks(module, origin.stacks)
+
+
+def single_arrays(model: Any) -> dict[str, np.ndarray]:
+    """The model's leaves on the host, by the key paths of single layers, as its provenance has them."""
+    return unstacked(arrays(model), stacks_of(model), split_layers)
 
 
 def known_origin(model: Any) -> Origin | None:

@@ -147,7 +147,9 @@ def _apply(graph: Graph, registry: Registry, rules: list[PatternRule]) -> None:
         if id(call) in replaced or call.bodies:
             continue
         found = next((found for rule in rules if (found := _find(rule, call, users))), None)
+        nodes = [] if found is None else [node for other in found[0].calls for node in other.nodes]
         if found is not None and (made := _replace(call, found[1], registry)) is not None:
+            call.replaced = nodes
             replaced |= {id(other) for other in found[0].calls}
             calls += reversed(made)
     graph.calls = calls[::-1]

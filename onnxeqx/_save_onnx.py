@@ -11,9 +11,9 @@ from onnx import helper, numpy_helper
 
 from ._convert import Provenance
 from ._errors import WeightsError
-from ._origin import Origin, origin_of
+from ._origin import Origin, origin_of, single_arrays
 from ._read import graph_protos
-from ._weights import TRANSFORMS, arrays, whole_path
+from ._weights import TRANSFORMS, whole_path
 
 # Protobuf cannot hold 2 GiB; beyond this size weights go to an external file.
 _MAX_PROTO_BYTES = 1_800_000_000
@@ -49,7 +49,7 @@ def save_onnx(
 def to_onnx(model: Any, origin: Origin, *, metadata: Mapping[str, str] | None = None) -> onnx.ModelProto:
     """As [`onnxeqx.save_onnx`][], in memory."""
     proto = onnx.ModelProto.FromString(origin.graph)
-    weights = arrays(model)
+    weights = single_arrays(model)
     heads = _replaced_heads(weights, origin.provenance)
     writer = _Writer(proto)
     _write(writer, origin, weights, heads, list(origin.provenance))
@@ -61,7 +61,7 @@ def to_onnx(model: Any, origin: Origin, *, metadata: Mapping[str, str] | None = 
 def resized(model: Any, origin: Origin) -> onnx.ModelProto:
     """The graph that a model came from, still without weights, but with its heads as wide as they are now."""
     proto = onnx.ModelProto.FromString(origin.graph)
-    weights = arrays(model)
+    weights = single_arrays(model)
     heads = _replaced_heads(weights, origin.provenance)
     _write(_Writer(proto), origin, weights, heads, [path for path in origin.provenance if _layer(path) in heads])
     return proto

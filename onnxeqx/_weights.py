@@ -5,20 +5,18 @@ leaf. Weights are matched by key path, never by order.
 """
 
 import contextlib
-import fnmatch
 import json
 import os
 import pathlib
 import secrets
 import shutil
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar, cast
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax.numpy as jnp
 import jax.tree_util as jtu
 import numpy as np
-import optax
 import safetensors
 import safetensors.numpy
 
@@ -67,94 +65,6 @@ def key_paths(tree: Any) -> dict[str, Any]:
         for path, leaf in jtu.tree_flatten_with_path(tree, is_leaf=_is_leaf)[0]
         if hasattr(leaf.bits if isinstance(leaf, Buffer) else leaf, "dtype")
     }
-
-
-def parameters(
-    model: Tree, trainable: str | Sequence[str] | None = None, freeze: str | Sequence[str] | None = None
-) -> Tree:
-    """Which leaves to train, as a boolean PyTree for `eqx.partition`.
-
-    **Arguments:**
-
-    - `model`: the model.
-    - `trainable`: patterns of key paths to train, such as `"classifier.*"` or `"encoder.layer.1[01].*"`
-      (https://docs.python.org/3/library/fnmatch.html). Defaults to every parameter.
-    - `freeze`: patterns of key paths to leave out.
-
-    **Returns:** a PyTree of the model's structure: true for the parameters chosen, false for everything else. Buffers and
-    constants are never chosen.
-
-    **Raises:** `WeightsError` if a pattern matches no parameter.
-
-    !!! Warning
-
-        A tree of this type is itself callable, because the model is, and Optax calls callable masks. Give Optax the
-        function: `optax.masked(tx, lambda params: onnxeqx.parameters(params, ...))`, or partition first and optimise what
-        is trainable.
-    """
-    names = [
-        path
-        for path, leaf in key_paths(model).items()
-        if not isinstance(leaf, Buffer) and jnp.issubdtype(leaf.dtype, jnp.inexact)
-    ]
-    chosen = set(names if trainable is None else _matching(names, trainable)) - set(_matching(names, freeze or ()))
-    return jtu.tree_map_with_path(lambda path, _: dotted_path(path) in chosen, model)
-
-
-def _matching(names: list[str], patterns: str | Sequence[str]) -> Iterator[str]:
-    for pattern in [patterns] if isinstance(patterns, str) else patterns:
-        found = fnmatch.filter(names, pattern) or fnmatch.filter(names, f"{pattern}.*")
-        if not found:
-            tops = sorted({name.split(".")[0] for name in names})
-            raise WeightsError(
-                f"Pattern {pattern!r} matches no parameter; key paths begin with {', '.join(tops[:20])}, for example "
-                f"{names[0] if names else '(none)'!r}."
-            )
-        yield from found
-
-
-def partition(
-    transforms: Mapping[str, optax.GradientTransformation], groups: Mapping[str, str | Sequence[str]], *, default: str
-) -> optax.GradientTransformationExtraArgs:
-    """Parameter groups by key path: `optax.partition` for trees that are callable.
-
-    `optax.partition` and `optax.multi_transform` call a mask that is callable, and a mask of a model's structure is; here
-    the labels are put on the flat list of leaves.
-
-    ```python
-    rates = {"head": optax.adamw(1e-3), "body": optax.adamw(1e-5)}
-    optimizer = onnxeqx.partition(rates, {"head": "classifier.*"}, default="body")
-    ```
-
-    **Arguments:**
-
-    - `transforms`: an optimiser for each label.
-    - `groups`: patterns of key paths for each label, as in [`onnxeqx.parameters`][]. Later groups win.
-    - `default`: the label of every other leaf.
-
-    **Raises:** on `init`, `WeightsError` if a pattern matches nothing.
-    """
-
-    def labels(tree: Any) -> list[str]:
-        paths = [dotted_path(path) for path, _ in jtu.tree_flatten_with_path(tree)[0]]
-        chosen = {name: label for label, patterns in groups.items() for name in _matching(paths, patterns)}
-        return [chosen.get(path, default) for path in paths]
-
-    def of(tree: Any) -> optax.GradientTransformationExtraArgs:
-        by_label: dict[Hashable, optax.GradientTransformation] = {**transforms}
-        return optax.partition(by_label, labels(tree))
-
-    def init(params: Any) -> Any:
-        return of(params).init(jtu.tree_leaves(params))
-
-    def update(updates: Any, state: Any, params: Any = None, **extra: Any) -> tuple[Any, Any]:
-        leaves, structure = jtu.tree_flatten(updates)
-        flat = None if params is None else jtu.tree_leaves(params)
-        updated, state = of(updates).update(leaves, state, flat, **extra)
-        # A transformation keeps the structure of what it is given: here, a flat list.
-        return jtu.tree_unflatten(structure, cast(list[Any], updated)), state
-
-    return optax.GradientTransformationExtraArgs(init, update)
 
 
 def bind(skeleton: Tree, weights: Mapping[str, np.ndarray], source: str, *, adopt_dtypes: bool = False) -> Tree:

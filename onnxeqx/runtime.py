@@ -5,17 +5,22 @@ import contextvars
 import dataclasses
 import functools
 import math
+import operator
 import types
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any, TypeVar
 
+import equinox as eqx
 import jax
 import jax.core
 import jax.numpy as jnp
+import jax.tree_util as jtu
 import numpy as np
 from jaxtyping import Array
 
 from ._errors import HostValueError, InputError
+
+Layer = TypeVar("Layer")
 
 
 def array_namespace(*values: Any) -> types.ModuleType:
@@ -126,6 +131,107 @@ def subkey(key: Any, number: int) -> Any:
     **Returns:** a key that no other call of the block has; `None` without a key, where nodes draw from their own seeds.
     """
     return None if key is None else jax.random.fold_in(key, number)
+
+
+def subkeys(key: Any, first: int, count: int) -> Any:
+    """The keys of consecutive calls, as [`onnxeqx.runtime.subkey`][] gives them one by one: shape `(count,)`, or `None`."""
+    return None if key is None else jax.vmap(functools.partial(jax.random.fold_in, key))(first + np.arange(count))
+
+
+def stacked(layers: Iterable[Layer]) -> Layer:
+    """Equal layers as one, every leaf with a leading axis of layers: for [`onnxeqx.runtime.scan_layers`][].
+
+    **Raises:** `ValueError` if the layers differ in more than the values of their leaves.
+    """
+    arrays, rest = zip(*(eqx.partition(layer, _is_array) for layer in layers), strict=True)
+    if any(not eqx.tree_equal(rest[0], other) for other in rest):
+        raise ValueError("Only layers that differ in nothing but the values of their leaves can be stacked.")
+    return eqx.combine(jax.tree.map(lambda *leaves: jnp.stack(leaves), *arrays), rest[0])
+
+
+def split_layers(layers: Layer, count: int) -> list[Layer]:
+    """The single layers of a stacked one.
+
+    **Raises:** `ValueError` if not all of its leaves are of `count` layers.
+    """
+    arrays, rest = eqx.partition(layers, _is_array)
+    if (depth := _depth(arrays)) != count:
+        raise ValueError(f"The leaves of stacked layers are of {count} layers, not of {depth}.")
+    return [eqx.combine(jax.tree.map(operator.itemgetter(i), arrays), rest) for i in range(count)]
+
+
+def scan_layers(call: Callable[..., Any], layers: Any, x: Any, *each: Any, remat: bool = False) -> Any:
+    """Calls stacked layers in turn, compiled once: `for layer in layers: x = call(layer, x)` as one `jax.lax.scan`.
+
+    The time to compile does not grow with the number of layers. Call the model under `jit`: each eager call compiles anew.
+
+    **Arguments:**
+
+    - `call`: what to do with a layer: `lambda layer, x: layer(x, mask)`. It returns the next `x`, or a tuple of it and of what
+      each layer gives besides.
+    - `layers`: a layer whose leaves have a leading axis of layers, as [`onnxeqx.runtime.stacked`][] makes it.
+    - `x`: what the first layer takes: any shape, or a PyTree. Where the first layers change its shape or dtype, they are called
+      before the scan.
+    - `each`: more arguments of `call` that differ from layer to layer: tuples with an entry for each, or arrays with a leading
+      axis of layers.
+    - `remat`: compute the inside of each layer again in the backward pass instead of storing it
+      (https://docs.jax.dev/en/latest/gradient-checkpointing.html).
+
+    **Returns:** what the last layer returns; of what each layer gives besides, arrays with a leading axis of layers.
+
+    **Raises:** `ValueError` if the leaves of `layers` have different numbers of layers.
+    """
+    arrays, rest = eqx.partition(layers, _is_array)
+    depth = _depth(arrays)
+
+    def step(x: Any, inputs: Any) -> tuple[Any, tuple[Any, ...]]:
+        leaves, given = inputs
+        result = call(eqx.combine(leaves, rest), x, *given)
+        return (result[0], result[1:]) if isinstance(result, tuple) else (result, ())
+
+    inputs = arrays, tuple(_leading_axis(value) for value in each)
+    x = jax.tree.map(jnp.asarray, x)
+    outputs: list[Any] = []
+    for number in range(depth):
+        one = jax.tree.map(operator.itemgetter(number), inputs)
+        if _types(jax.eval_shape(step, x, one)[0]) == _types(x):
+            rest_of_inputs = jax.tree.map(operator.itemgetter(slice(number, None)), inputs) if number else inputs
+            x, given = jax.lax.scan(jax.checkpoint(step, prevent_cse=False) if remat else step, x, rest_of_inputs)
+            outputs.append(given)
+            break
+        x, given = step(x, one)
+        outputs.append(jax.tree.map(lambda leaf: leaf[None], given))
+    joined = jax.tree.map(_concatenated, *outputs)
+    return (x, *joined) if joined else x
+
+
+def _concatenated(leaf: Array, *others: Array) -> Array:
+    return jnp.concatenate([leaf, *others]) if others else leaf
+
+
+def _leading_axis(value: Any) -> Any:
+    return jnp.stack(value) if isinstance(value, tuple) else value
+
+
+def _types(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: (tuple(leaf.shape), leaf.dtype), tree)
+
+
+def _is_array(leaf: Any) -> bool:
+    return isinstance(leaf, np.ndarray | jax.ShapeDtypeStruct) or eqx.is_array(leaf)
+
+
+def _depth(arrays: Any) -> int:
+    leaves = {jtu.keystr(path): leaf for path, leaf in jtu.tree_leaves_with_path(arrays)}
+    depths = {path: leaf.shape[0] if leaf.ndim else None for path, leaf in leaves.items()}
+    depth = next(iter(depths.values()), None)
+    if depth is None or any(other != depth for other in depths.values()):
+        listed = ", ".join(f"{path} {leaf.shape}" for path, leaf in leaves.items()) or "no arrays"
+        raise ValueError(
+            f"The leaves of stacked layers need one leading axis of layers, but are {listed}; onnxeqx.unstack the model before "
+            "replacing parts of a layer."
+        )
+    return depth
 
 
 def canonical_dtype(dtype: Any) -> np.dtype:

@@ -5,14 +5,17 @@ import dataclasses
 
 import numpy as np
 
+from .._errors import NothingToStackError
 from .._fold import host_inputs
 from .._graph import Graph, Role
 from .._lower import is_floating
 from .._nest import Block
+from .._stacks import Stacks
 from ._classes import ClassPrinter
 from ._expressions import Imports, dotted, literal
 from ._idioms import Idioms
 from ._layout import layout
+from ._scans import SHORTEST, Scans
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,15 +32,27 @@ class Header:
     plugins: tuple[str, ...] = ()
 
 
-def emit(graph: Graph, root: Block, header: Header) -> str:
-    """The source of the model: imports, classes from the innermost outwards, `Model` last."""
+def emit(graph: Graph, root: Block, header: Header, scans: Scans | None = None) -> str:
+    """The source of the model: imports, classes from the innermost outwards, `Model` last.
+
+    `scans` looks for layers to stack, or says which are stacked.
+    """
     imports = Imports()
     for module, alias in (("equinox", "eqx"), ("jax", "jax"), ("jax.numpy", "jnp"), ("numpy", "np"), ("math", "math")):
         imports.name(module, alias)
-    for member in ("compute_dtype", "host_value", "model_call", "over_batch", "subkey"):
+    for member in (
+        "compute_dtype",
+        "host_value",
+        "model_call",
+        "over_batch",
+        "scan_layers",
+        "stacked",
+        "subkey",
+        "subkeys",
+    ):
         imports.member("onnxeqx.runtime", member)
     main_dtype = _main_dtype(graph)
-    classes = ClassPrinter(root, imports, main_dtype, Idioms(graph)).print()
+    classes = ClassPrinter(root, imports, main_dtype, Idioms(graph), scans or Scans()).print()
     _decorate_model(classes[-1], graph, main_dtype)
     used = {node.id for definition in classes for node in ast.walk(definition) if isinstance(node, ast.Name)}
     uses_key = "KEY" in used
@@ -47,6 +62,23 @@ def emit(graph: Graph, root: Block, header: Header) -> str:
         sections.append("KEY = jax.random.key(0)")
     text = "\n\n".join(sections)
     return layout(text + "".join(f"\n\n\n{_unparse(definition)}" for definition in classes) + "\n")
+
+
+def emit_stacked(graph: Graph, root: Block, header: Header, *, remat: bool) -> tuple[str, Stacks]:
+    """As [`onnxeqx._emit.emit`][], with equal layers in a row stacked: the source, and what was stacked.
+
+    **Raises:** `NothingToStackError` if no layers can be stacked.
+    """
+    scans = Scans(wanted=True, remat=remat)
+    emit(graph, root, header, scans)
+    scans.stacks = scans.chosen()
+    if not scans.stacks:
+        raise NothingToStackError(
+            f"{header.title} has no {SHORTEST} equal layers in a row of which each takes what the one before returns; load it "
+            "without scan_layers."
+        )
+    stacks = {".".join(stack.path): tuple(map(".".join, stack.layers)) for stack in scans.stacks.values()}
+    return emit(graph, root, header, scans), stacks
 
 
 def _main_dtype(graph: Graph) -> np.dtype:

@@ -26,6 +26,7 @@ from ._expressions import (
     symbolic,
 )
 from ._idioms import Idioms, is_default
+from ._scans import Scans
 from ._statements import Item
 
 # Literals above this are infinite in bfloat16.
@@ -48,10 +49,16 @@ class CallPrinter:
     _draws: "itertools.count[int]"
 
     def __init__(
-        self, block: Block, imports: Imports, main_dtype: np.dtype, idioms: Idioms, weightless: set[Path]
+        self,
+        block: Block,
+        imports: Imports,
+        main_dtype: np.dtype,
+        idioms: Idioms,
+        weightless: set[Path],
+        scans: Scans,
     ) -> None:
         self.block, self.imports, self.main_dtype, self.idioms = block, imports, main_dtype, idioms
-        self.weightless = weightless
+        self.weightless, self.scans = weightless, scans
         self.uses_dtype = False
         self._body_names: dict[str, str] = {}
         self._nearby: list[Value] = []
@@ -133,6 +140,11 @@ class CallPrinter:
         return dotted(f"{self.imports.name(function.__module__)}.{function.__qualname__}")
 
     def _path(self, path: Path) -> ast.expr:
+        """What stands at a path, for use."""
+        self.scans.named(self.block.path, path)
+        return self._spelled(path)
+
+    def _spelled(self, path: Path) -> ast.expr:
         expression: ast.expr = name_of("self")
         for part in path[len(self.block.path) :]:
             if part.isdecimal():

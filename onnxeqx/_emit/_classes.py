@@ -4,18 +4,20 @@ import ast
 import dataclasses
 import inspect
 import re
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
 
-from .._graph import Leaf, Lifted, Role
+from .._graph import Leaf, Lifted, Role, Value
 from .._names import Path, identifier
 from .._nest import Block
 from ._arguments import agreed_names, generic_names
 from ._expressions import Imports, call, dotted, dtype, function, is_literal, literal, name
-from ._function import FunctionPrinter
+from ._function import FunctionPrinter, leaves
 from ._idioms import Idioms
-from ._tuples import Fill, Hole, Holes, Member, hole, tuple_of, unique_names
+from ._scans import Scans
+from ._tuples import Fill, Hole, Holes, Member, equal_from, hole, stack_of, tuple_of, unique_names
 
 
 @dataclasses.dataclass(eq=False)
@@ -45,8 +47,8 @@ class PrintedBlock:
 class ClassPrinter:
     """Prints the classes of a model, the innermost first."""
 
-    def __init__(self, root: Block, imports: Imports, main_dtype: np.dtype, idioms: Idioms) -> None:
-        self.root, self.imports, self.main_dtype, self.idioms = root, imports, main_dtype, idioms
+    def __init__(self, root: Block, imports: Imports, main_dtype: np.dtype, idioms: Idioms, scans: Scans) -> None:
+        self.root, self.imports, self.main_dtype, self.idioms, self.scans = root, imports, main_dtype, idioms, scans
         self.printed: dict[Path, PrintedBlock] = {}
         self._weightless: set[Path] = set()
         self._names: set[str] = {"Model"}
@@ -71,11 +73,20 @@ class ClassPrinter:
             fields.append((field, annotation, constructor))
         return PrintedBlock(block, fields, self._method(block, generic_names(block)), holes)
 
-    def _method(self, block: Block, arguments: list[str]) -> ast.FunctionDef | None:
+    def _method(
+        self, block: Block, arguments: list[str], model_outputs: Collection[Value] = ()
+    ) -> ast.FunctionDef | None:
         if block.items is None:
             return None
         printer = FunctionPrinter(
-            block, self.imports, self.main_dtype, self.idioms, self._weightless, arguments=arguments
+            block,
+            self.imports,
+            self.main_dtype,
+            self.idioms,
+            self._weightless,
+            self.scans,
+            arguments=arguments,
+            model_outputs=model_outputs,
         )
         return printer.print()
 
@@ -85,7 +96,7 @@ class ClassPrinter:
         if isinstance(child, Lifted):
             return self._layer(child, holes)
         if child.is_tuple:
-            return name("tuple"), self._tuple(field, child, holes)
+            return self._tuple(field, child, holes)
         printed = self.printed[child.path]
         keywords = {key: hole(Hole(key, value), holes) for key, value in printed.arguments.items()}
         return name(printed.class_name), call(name(printed.class_name), **keywords)
@@ -127,12 +138,23 @@ class ClassPrinter:
             return dotted(f"{self.imports.name('onnxeqx.nn')}.{layer.__name__}")
         return dotted(f"{self.imports.name(layer.__module__)}.{layer.__qualname__}")
 
-    def _tuple(self, field: str, block: Block, holes: Holes) -> ast.expr:
+    def _tuple(self, field: str, block: Block, holes: Holes) -> tuple[ast.expr, ast.expr]:
         members: list[Member] = []
+        annotation: ast.expr = literal(None)
         for index in range(1 + max(int(index) for index in block.children)):
             child, inner = block.children.get(str(index)), Holes()
-            members.append((literal(None) if child is None else self._field(field, child, inner)[1], inner))
-        return tuple_of(field, members, holes)
+            constructor: ast.expr = literal(None)
+            if child is not None:
+                annotation, constructor = self._field(field, child, inner)
+            members.append((constructor, inner))
+        if isinstance(child, Block) and any(leaves(child)):
+            self.scans.constructed(block.path, equal_from(members))
+        stack = self.scans.stacks.get(block.path)
+        if stack is None:
+            return name("tuple"), tuple_of(field, members, holes)
+        if stack.start == 0:
+            return annotation, stack_of(field, members, holes)
+        return name("tuple"), tuple_of(field, members, holes, stacked_from=stack.start)
 
     def _define(self, group: list[PrintedBlock]) -> ast.ClassDef:
         class_name = "Model" if group[0].block is self.root else self._class_name(group[0].block)
@@ -152,7 +174,9 @@ class ClassPrinter:
                     printed.arguments[argument_of[values]] = value
             fill[i] = name(argument_of[values])
         blocks = [printed.block for printed in group]
-        group[0].method = self._method(blocks[0], agreed_names(blocks))
+        # Blocks of one class give different outputs of the model.
+        model_outputs = self.root.outputs if len(blocks) == 1 else ()
+        group[0].method = self._method(blocks[0], agreed_names(blocks), model_outputs)
         for printed in group:
             printed.class_name = class_name
         return self._class_definition(class_name, group[0], list(argument_of.values()), fill)

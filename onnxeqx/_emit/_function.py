@@ -3,7 +3,7 @@
 import ast
 import builtins
 import itertools
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from ._calls import CallPrinter
 from ._expressions import Imports, call as call_of, dotted, dtype as dtype_of, function, literal, name as name_of
 from ._idioms import Idioms
 from ._loops import fold_loops
+from ._scans import Scans
 from ._statements import Item, Statement, open_dims, operands, plan
 
 
@@ -33,8 +34,10 @@ class FunctionPrinter(CallPrinter):
       this dtype follow.
     - `idioms`: which calls print as an expression of their own.
     - `weightless`: the blocks printed so far that take the dtype as an argument; this one is added if it does.
+    - `scans`: which tuples of blocks are printed as stacked ones.
     - `around`: for the body of a control-flow call, the printer of the function around it, whose names it sees.
     - `arguments`: what the inputs of the block are called; generic names by default.
+    - `model_outputs`: the values that may be called as the model calls its outputs.
     """
 
     def __init__(
@@ -44,12 +47,15 @@ class FunctionPrinter(CallPrinter):
         main_dtype: np.dtype,
         idioms: Idioms,
         weightless: set[Path],
+        scans: Scans,
         around: "FunctionPrinter | None" = None,
         arguments: list[str] | None = None,
+        model_outputs: Collection[Value] = (),
     ) -> None:
-        super().__init__(block, imports, main_dtype, idioms, weightless)
+        super().__init__(block, imports, main_dtype, idioms, weightless, scans)
         self.around = around
         self._arguments = arguments or generic_names(block)
+        self._model_outputs = model_outputs
         self.names = dict(around.names) if around is not None else {}
         self._draws = itertools.count() if around is None else around._draws
         self._plan = plan(block)
@@ -86,26 +92,30 @@ class FunctionPrinter(CallPrinter):
             body += self._print_statement(statement, position)
         self._current = None
         body.append(ast.Return(self._outputs()))
-        return arguments, _fold_last_assignment(fold_loops(body, self._tuple_sizes()))
+        tuples = self._tuples()
+        if self.around is None:
+            body = self.scans.folded(self.block.path, body, tuples)
+        return arguments, _fold_last_assignment(fold_loops(body, {text: size for text, (_, size) in tuples.items()}))
 
     def _print_body(self, name: str, body: Graph) -> ast.FunctionDef:
         """A subgraph as a function inside this one: it sees `self` and the names given so far."""
         inside = Block(self.block.path, dict(self.block.children), list(body.calls), body.inputs, body.outputs)
-        printer = FunctionPrinter(inside, self.imports, self.main_dtype, self.idioms, self.weightless, self)
+        printer = FunctionPrinter(inside, self.imports, self.main_dtype, self.idioms, self.weightless, self.scans, self)
         arguments, lines = printer._lines()
         self.uses_dtype |= printer.uses_dtype
         return function(name, arguments, lines)
 
-    def _tuple_sizes(self) -> dict[str, int]:
-        """The length of each tuple of the block, by the text that names it."""
-        sizes: dict[str, int] = {}
+    def _tuples(self) -> dict[str, tuple[Path, int]]:
+        """The path and the length of each tuple of the block, by the text that names it."""
+        found: dict[str, tuple[Path, int]] = {}
         stack = [self.block]
         while stack:
             block = stack.pop()
             if block.is_tuple:
-                sizes[ast.unparse(self._path(block.path))] = 1 + max(int(name) for name in block.children)
+                size = 1 + max(int(name) for name in block.children)
+                found[ast.unparse(self._spelled(block.path))] = block.path, size
             stack.extend(child for child in block.children.values() if isinstance(child, Block))
-        return sizes
+        return found
 
     # Which names they use.
 
@@ -223,7 +233,9 @@ class FunctionPrinter(CallPrinter):
         """After the operator that made it, unless it is what a layer or block is there for."""
         if isinstance(item, Call):
             return result_name(value) if item.lifted is None else None
-        return result_name(value) if len(item.outputs) > 1 else None
+        if len(item.outputs) == 1:
+            return None
+        return result_name(value) or (value.name if value in self._model_outputs else None)
 
     # How they read.
 
@@ -275,13 +287,14 @@ class FunctionPrinter(CallPrinter):
 
 def _has_weights(block: Block) -> bool:
     """Whether a cast of the model shows in the block itself, which `compute_dtype` asks."""
-    return any(leaf.role is Role.PARAMETER and is_floating(leaf.dtype) for leaf in _leaves(block))
+    return any(leaf.role is Role.PARAMETER and is_floating(leaf.dtype) for leaf in leaves(block))
 
 
-def _leaves(block: Block) -> Iterator[Leaf]:
+def leaves(block: Block) -> Iterator[Leaf]:
+    """The leaves below a block."""
     for child in block.children.values():
         if isinstance(child, Block):
-            yield from _leaves(child)
+            yield from leaves(child)
         else:
             yield from [child] if isinstance(child, Leaf) else [leaf for leaf, _ in child.weights.values()]
 

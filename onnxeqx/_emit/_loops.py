@@ -85,10 +85,20 @@ def _is_member(node: ast.AST) -> TypeGuard[ast.Subscript]:
 
 
 class _Replace(ast.NodeTransformer):
-    """Puts a variable where a member of a tuple is."""
+    """Puts a variable where a member of a tuple is, and counts the keys of draws from `number` on."""
 
-    def __init__(self, member: _Member, variable: str) -> None:
-        self.member, self.variable = member, variable
+    def __init__(self, member: _Member, variable: str, number: str, first: int) -> None:
+        self.member, self.variable, self.number, self.first = member, variable, number, first
+        self.counts = False
+
+    def visit_Call(self, node: ast.Call) -> ast.expr:
+        self.generic_visit(node)
+        if is_subkey(node):
+            self.counts = True
+            first = ast.literal_eval(node.args[1]) - self.first
+            counted = ast.BinOp(name_of(self.number), ast.Add(), literal(first)) if first else name_of(self.number)
+            return ast.Call(node.func, [node.args[0], counted], [])
+        return node
 
     def visit_Subscript(self, node: ast.Subscript) -> ast.expr:
         if _is_member(node) and _member(node) == self.member:
@@ -97,21 +107,30 @@ class _Replace(ast.NodeTransformer):
         return node
 
 
-def _replaced(statements: list[ast.stmt], member: _Member, variable: str) -> list[ast.stmt]:
-    return [_Replace(member, variable).visit(copy.deepcopy(statement)) for statement in statements]
+def is_subkey(node: ast.expr) -> TypeGuard[ast.Call]:
+    """Whether this is the key of one of the calls of a block that draw random numbers."""
+    return isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "subkey"
 
 
 def _text(statements: list[ast.stmt], member: _Member) -> str:
-    return "\n".join(ast.dump(statement) for statement in _replaced(statements, member, "*"))
+    replace = _Replace(member, "*", "#", member.index)
+    return "\n".join(ast.dump(replace.visit(copy.deepcopy(statement))) for statement in statements)
 
 
 def _loop(first: list[ast.stmt], member: _Member, run: int, sizes: dict[str, int]) -> ast.For:
     used = {node.id for statement in first for node in ast.walk(statement) if isinstance(node, ast.Name)}
     variable = next(text for text in ("layer", "block", "member", "item_") if text not in used)
+    number = next(text for text in ("number", "i", "j", "number_") if text not in used)
+    replace = _Replace(member, variable, number, 0)
+    body = [replace.visit(copy.deepcopy(statement)) for statement in first]
     sequence = ast.parse(member.sequence, mode="eval").body
     if member.index or run < sizes.get(member.sequence, run + 1):
         start, stop = literal(member.index) if member.index else None, literal(member.index + run)
         if member.index + run == sizes.get(member.sequence):
             stop = None
         sequence = ast.Subscript(sequence, ast.Slice(start, stop), ast.Load())
-    return ast.For(ast.Name(variable, ast.Store()), sequence, _replaced(first, member, variable), [], None, lineno=0)
+    target: ast.expr = ast.Name(variable, ast.Store())
+    if replace.counts:
+        target = ast.Tuple([ast.Name(number, ast.Store()), target], ast.Store())
+        sequence = ast.Call(name_of("enumerate"), [sequence], [])
+    return ast.For(target, sequence, body, [], None, lineno=0)

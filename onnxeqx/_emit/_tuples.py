@@ -63,13 +63,28 @@ def _number(node: ast.expr) -> int | None:
     return None
 
 
-def tuple_of(field: str, members: list[Member], holes: Holes) -> ast.expr:
-    """`tuple(Layer() for _ in range(12))`, or `(None, *(Layer(channels) for channels in (64, 96, 128)), Head())`."""
+def equal_from(members: list[Member]) -> int:
+    """From which member on they are constructed alike, to the last argument."""
+    texts = [repr((ast.dump(constructor), inner)) for constructor, inner in members]
+    return next((i + 1 for i in reversed(range(len(texts))) if texts[i] != texts[-1]), 0)
+
+
+def stack_of(field: str, members: list[Member], holes: Holes) -> ast.expr:
+    """`stacked(Layer() for _ in range(12))`: one block for members that are constructed alike."""
+    return call(name("stacked"), _generator(field, members, holes))
+
+
+def tuple_of(field: str, members: list[Member], holes: Holes, *, stacked_from: int | None = None) -> ast.expr:
+    """`tuple(Layer() for _ in range(12))`, or `(None, *(Layer(channels) for channels in (64, 96, 128)), Head())`.
+
+    Members from `stacked_from` on are one.
+    """
     parts: list[ast.expr] = []
     position = 0
-    while position < len(members):
-        run = _run_length(members[position:])
-        if run == len(members) and run > 1:
+    end = len(members) if stacked_from is None else stacked_from
+    while position < end:
+        run = _run_length(members[position:end])
+        if run == len(members) and run > 1:  # the whole tuple
             return call(name("tuple"), _generator(field, members, holes))
         if run >= _SHORTEST_RUN:
             parts.append(ast.Starred(_generator(field, members[position : position + run], holes), ast.Load()))
@@ -78,6 +93,8 @@ def tuple_of(field: str, members: list[Member], holes: Holes) -> ast.expr:
             constructor, inner = members[position]
             parts.append(Fill({i: hole(found, holes) for i, found in enumerate(inner)}).visit(constructor))
         position += run
+    if stacked_from is not None:
+        parts.append(stack_of(field, members[stacked_from:], holes))
     return ast.Tuple(parts, ast.Load())
 
 

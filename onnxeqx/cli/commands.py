@@ -21,6 +21,16 @@ def convert(
     patterns: Annotated[
         bool, typer.Option("--patterns/--no-patterns", help="Print groups of operators that are one idea as one call.")
     ] = True,
+    scan_layers: Annotated[
+        bool,
+        typer.Option(
+            "--scan-layers", help="Stack equal layers in a row, so that compile time does not grow with their number."
+        ),
+    ] = False,
+    remat: Annotated[
+        bool,
+        typer.Option("--remat", help="With --scan-layers: compute layers again in the backward pass, to save memory."),
+    ] = False,
     input_shape: InputShape = None,
     debug: Debug = False,
 ) -> None:
@@ -34,7 +44,15 @@ def convert(
     from .._load import SOURCE, convert as convert_model
 
     start = time.perf_counter()
-    convert_model(model, folder, force=force, input_shapes=parse_input_shapes(input_shape), patterns=patterns)
+    convert_model(
+        model,
+        folder,
+        force=force,
+        input_shapes=parse_input_shapes(input_shape),
+        patterns=patterns,
+        scan_layers=scan_layers,
+        remat=remat,
+    )
     lines = len((folder / SOURCE).read_text().splitlines())
     output().print(
         f"Wrote {folder}: model.py ({lines} lines), weights.safetensors, graph.onnx, in {time.perf_counter() - start:.1f} s.",

@@ -10,7 +10,7 @@ import jax
 import optax
 from jaxtyping import Array, PyTree
 
-from .._weights import parameters
+from .._select import parameters
 from .data import Data
 from .errors import ConfigError, DivergedError
 from .losses import accuracy, cross_entropy

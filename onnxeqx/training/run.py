@@ -16,7 +16,8 @@ import onnxeqx
 
 from .._errors import OutputExistsError
 from .._head import find_head, output_shape, replace_head
-from .._weights import parameters, write_whole
+from .._select import parameters
+from .._weights import write_whole
 from .checkpoint import Checkpoints
 from .classifier import Classifier
 from .config import TrainConfig
