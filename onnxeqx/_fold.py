@@ -17,7 +17,7 @@ from ._errors import ConversionError
 from ._graph import Call, Graph, Kind, Leaf, Role, Value, settled
 from ._lower import is_floating, is_weight
 from ._names import is_dotted
-from ._shapes import infer_call
+from ._shapes import infer_call, settle_shape
 from ._symbolic import Dim, Symbol, UndecidedError, dims
 from .runtime import host_limit
 
@@ -56,6 +56,8 @@ def _fold_calls(graph: Graph) -> None:
     while pending:
         call = pending.pop()
         call.settle()
+        for value in call.reads:
+            settle_shape(value)
         body = _chosen_body(call)
         if body is not None:
             for output, result in zip(call.outputs, body.outputs, strict=True):

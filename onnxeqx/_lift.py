@@ -15,6 +15,8 @@ from ._structure import nest_concatenations
 
 # Operators on two numbers, whose operands are weights only where the exporter gave them a name.
 _ARITHMETIC = ("Add", "Sub", "Mul", "Div", "Pow")
+# Of these, those that no bias of a layer is an operand of.
+_SCALING = ("Mul", "Div", "Pow")
 
 
 def lift(graph: Graph, registry: Registry, *, patterns: Patterns = True) -> Graph:
@@ -23,6 +25,7 @@ def lift(graph: Graph, registry: Registry, *, patterns: Patterns = True) -> Grap
     for body in graph.graphs():
         _drop_pass_through(body)
     graph.settle()
+    _unmake_scalars(graph, _SCALING)
     if patterns:
         apply_patterns(graph, registry, patterns)
         for body in graph.graphs():
@@ -35,7 +38,7 @@ def lift(graph: Graph, registry: Registry, *, patterns: Patterns = True) -> Grap
     _refuse_ties(graph, lifted)
     for body in graph.graphs():
         _replace(body, lifted)
-    _unmake_scalars(graph)
+    _unmake_scalars(graph, _ARITHMETIC)
     nest_concatenations(graph)
     return graph
 
@@ -228,13 +231,13 @@ def _replace(graph: Graph, lifted: dict[int, Lifted]) -> None:
     _drop_unread(graph)
 
 
-def _unmake_scalars(graph: Graph) -> None:
+def _unmake_scalars(graph: Graph, operators: tuple[str, ...]) -> None:
     """An unnamed tensor of one element that only arithmetic reads is a literal, no weight: the scale of an attention."""
     operands = [value for call in graph.all_calls() for value in call.inputs if value is not None and value.leaf]
     in_arithmetic = [
         value
         for call in graph.all_calls()
-        if call.lifted is None and call.op_type in _ARITHMETIC
+        if call.lifted is None and call.op_type in operators
         for value in call.inputs
         if value is not None and value.leaf
     ]

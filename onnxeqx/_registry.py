@@ -56,6 +56,7 @@ class Op:
       node's own (`If`): where the inputs are known at load, that subgraph takes the node's place.
     - `cuts_out`: for an operator about a part of its own graph (`Gradient`), a function of the attributes that gives the
       names of the values where that part begins and ends; the operator is given it as a subgraph `body`.
+    - `sizes`: the input whose numbers above 1 are the sizes of the result along these axes (`shape` of `Reshape`).
     - `result`: what the result is called where it is an argument of a printed function (`"cos"`).
     - `plugin`: the name of the plugin that registered it.
     """
@@ -79,6 +80,7 @@ class Op:
     prints: Printing = None
     chooses: Callable[..., str] | None = None
     cuts_out: CutsOut = None
+    sizes: str | None = None
     result: str | None = None
     plugin: str = ""
 
@@ -146,6 +148,7 @@ def op(
     prints: Printing = None,
     chooses: Callable[..., str] | None = None,
     cuts_out: CutsOut = None,
+    sizes: str | None = None,
     result: str | None = None,
 ) -> Callable[[Function], Function]:
     """Marks a function as the implementation of an ONNX operator. See [`onnxeqx.Op`][] for the arguments.
@@ -179,6 +182,7 @@ def op(
             prints=prints,
             chooses=chooses,
             cuts_out=cuts_out,
+            sizes=sizes,
             result=result,
         )
         unknown = [operand for operand in (*host, *prefers_host, *buffers) if operand not in entry.inputs]

@@ -27,6 +27,7 @@ _MAX_HOST_ELEMENTS = 1 << 24
 
 def infer_call(call: Call) -> None:
     """Sets the shapes of the call's outputs where they are unknown and the inputs' are known."""
+    _take_written_sizes(call)
     if call.bodies or all(output.shape is not None for output in call.outputs):
         return
     if any(value is not None and value.shape is None for value in call.inputs) or not _gives_tensors(call.op):
@@ -41,6 +42,39 @@ def infer_call(call: Call) -> None:
                 a if a == b else sizes.get((a, b), Dim(output, axis))
                 for axis, (a, b) in enumerate(zip(shape, other, strict=True))
             )
+
+
+def _take_written_sizes(call: Call) -> None:
+    """ONNX knows the rank of a reshape to a computed shape, but not the sizes that are numbers in it."""
+    operand = next(
+        (value for position, value in call.host_operands() if call.op.input_name(position) == call.op.sizes), None
+    )
+    output = call.outputs[0]
+    if operand is None or operand.array is None or output.shape is None or operand.array.shape != (len(output.shape),):
+        return
+    # 1 broadcasts, 0 and -1 say something else.
+    output.shape = tuple(
+        size if isinstance(size, int) and size > 1 and _is_own(dim, output) else dim
+        for dim, size in zip(output.shape, operand.array.tolist(), strict=True)
+    )
+
+
+def _is_own(dim: Any, output: Value) -> bool:
+    """Whether a dimension says no more than that it is one of this value."""
+    return isinstance(dim, Dim) and dim.value is output
+
+
+def settle_shape(value: Value) -> None:
+    """Puts the sizes that are known by now in the place of dimensions of other values. Changes `value`."""
+    if value.shape is not None:
+        value.shape = tuple(
+            dim if _is_own(dim, value) or not isinstance(dim, Dim) else _settled(dim) for dim in value.shape
+        )
+
+
+def _settled(dim: Dim) -> Any:
+    known = dim.value.shape
+    return dim if known is None else known[dim.axis]
 
 
 def _gives_tensors(op: Op) -> bool:

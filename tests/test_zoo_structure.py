@@ -1,4 +1,5 @@
-"""Real models compute the same however they are printed: nested or flat, with patterns or without, lifted or call by call.
+"""Real models compute the same however they are printed: nested or flat, stacked or not, with patterns or
+without, lifted or call by call.
 
 Slow; run with `pytest -m zoo`. Needs `../shared/zoo`. Nesting is compared in float64, so that what differs is a mistake and not
 rounding; patterns in float32, in which the constants of the files are written.
@@ -18,6 +19,7 @@ import onnxeqx
 from onnxeqx._convert import convert, unlifted
 from onnxeqx._interpret import interpret
 from onnxeqx._load import build
+from onnxeqx._origin import single_arrays
 from onnxeqx._read import read_proto
 from onnxeqx._verify import random_inputs
 from tests.sample_models import fill
@@ -29,6 +31,23 @@ pytestmark = pytest.mark.zoo
 TOLERANCE = 1e-7
 # Control flow over operators is not differentiated in reverse mode: a loop with a data-dependent number of iterations.
 NO_GRADIENT = {"loop_if.ts"}
+# Models with equal layers in a row of which each takes what the one before returns.
+STACKED = {
+    "bert_small.dyn",
+    "bert_small.dynraw",
+    "bert_small.ts",
+    "clip_small.dyn",
+    "convnext_tiny.dyn",
+    "efficientnet_b0.ts",
+    "gpt2_small.dyn",
+    "gpt2_small.ts",
+    "gpt2_small_past.ts",
+    "llama_small.ts",
+    "resnet50.ts",
+    "vit_b_16.dyn",
+    "vit_b_16.ts",
+    "whisper_small_enc.ts",
+}
 
 __all__ = ["forget_compiled_models"]
 
@@ -85,10 +104,9 @@ def check_same(
         outputs = outputs if isinstance(outputs, tuple) else (outputs,)
         return sum(jnp.mean(output**2) for output in outputs if jnp.issubdtype(output.dtype, jnp.floating))
 
-    ours, theirs = (onnxeqx.key_paths(slope(model)) for model in (one, other))
-    ours, theirs = ({key: leaf for key, leaf in found.items() if eqx.is_array(leaf)} for found in (ours, theirs))
+    ours, theirs = (single_arrays(slope(model)) for model in (one, other))
     assert ours.keys() == theirs.keys()
-    check_equal([np.asarray(ours[key]) for key in ours], [np.asarray(theirs[key]) for key in ours], tolerance)
+    check_equal(list(ours.values()), [theirs[key] for key in ours], tolerance)
 
 
 @pytest.mark.parametrize("name", MODELS or ["zoo"])
@@ -99,6 +117,19 @@ def test_nested_equals_flat(name, monkeypatch, in_64_bits):
     monkeypatch.setattr("onnxeqx._nest.owning_blocks", lambda graph, blocks: {id(call): () for call in graph.calls})
     flat = nested(proto)
     check_same(model, flat, wide_inputs(proto), gradients=name not in NO_GRADIENT)
+
+
+@pytest.mark.parametrize("name", MODELS or ["zoo"])
+def test_stacked_equals_single(name, monkeypatch, in_64_bits):
+    require_zoo()
+    monkeypatch.setattr("onnxeqx._emit._scans.SHORTEST", 2)  # most of the models have two layers
+    proto = without_dropout(fill(onnx.load(ZOO / "models" / f"{name}.onnx")))
+    if name not in STACKED:
+        with pytest.raises(onnxeqx.ConversionError, match="equal layers in a row"):
+            convert(read_proto(proto), "model", scan_layers=True)
+        return
+    stacked = wide(build(convert(read_proto(proto), "model", scan_layers=True)))
+    check_same(stacked, nested(proto), wide_inputs(proto), gradients=True)
 
 
 @pytest.mark.parametrize("name", MODELS or ["zoo"])

@@ -1,7 +1,11 @@
 """Patterns of attention: scores, softmax and weighted sum; rotary positions; key heads that serve several heads."""
 
-from .._graph import Value
-from .._patterns import Match, Node, Replacement, Term, Variable
+import math
+
+import numpy as np
+
+from .._graph import Kind, Value
+from .._patterns import Match, Node, Replacement, Variable
 from .._reads import has_size
 from .._registry import pattern
 from .._symbolic import Dim, key
@@ -11,32 +15,43 @@ x = Variable("x")
 query, keys, value = Variable("query"), Variable("keys"), Variable("value")
 bias, more_bias = Variable("bias"), Variable("more_bias")
 scale, divisor = Variable("scale", scalar=True), Variable("divisor", scalar=True)
+key_scale = Variable("key_scale", scalar=True)
 
 # (batch, heads, length, width) from (batch, length, heads, width), and back.
 _HEADS_FIRST = (0, 2, 1, 3)
 
 
-def _attention(scores: Term) -> Term:
-    return Node("Transpose", Node("Softmax", scores) @ value, perm=_HEADS_FIRST)
+# PyTorch scales queries and keys by the root of the scale each.
+_PRODUCTS = [(query * scale) @ (keys * key_scale), query @ keys * scale, query @ keys / divisor, query @ keys]
+_SCORES = [
+    *(product + bias + more_bias for product in _PRODUCTS),
+    *(product + bias for product in _PRODUCTS),
+    *_PRODUCTS,
+]
+_SUMS = [Node("Softmax", scores) @ value for scores in _SCORES]
 
 
-_PRODUCTS = [query @ keys * scale, query @ keys / divisor, query @ keys]
-
-
-@pattern(
-    *(_attention(product + bias + more_bias) for product in _PRODUCTS),
-    *(_attention(product + bias) for product in _PRODUCTS),
-    *(_attention(product) for product in _PRODUCTS),
-)
+@pattern(*(Node("Transpose", weighted, perm=_HEADS_FIRST) for weighted in _SUMS))
 def dot_product_attention(match: Match) -> Replacement | None:
     """https://arxiv.org/abs/1706.03762"""
+    return _attention(match)
+
+
+@pattern(*_SUMS)
+def attention_with_heads_first(match: Match) -> Replacement | None:
+    """The attention, where what follows is another transpose, or none."""
+    found = _attention(match)
+    return None if found is None else Replacement("Transpose", 13, (found,), {"perm": _HEADS_FIRST})
+
+
+def _attention(match: Match) -> Replacement | None:
     softmax = match.call("Softmax")
     axis = softmax.attributes.get("axis", softmax.op.attributes["axis"])
     key_heads = _transposed_keys(match["keys"])
     if key_heads is None or axis not in (-1, 3) or _rank(match["query"]) != 4:
         return None
     found = match.values
-    factor = match.number("scale") if "scale" in found else 1.0
+    factor = math.prod(match.number(name) for name in ("scale", "key_scale") if name in found)
     factor = factor / match.number("divisor") if "divisor" in found else factor
     biases = [found[name] for name in ("bias", "more_bias") if name in found]
     if not _fit(found["query"], found["keys"], found["value"]) or not all(_adds_to(found["query"], b) for b in biases):
@@ -72,6 +87,8 @@ def _rank(operand: Value) -> int | None:
 
 def _transposed_keys(keys: Value) -> "Value | Replacement | None":
     """The keys as (batch, length, heads, width), where they were transposed for the product."""
+    if (source := _of_transposed_matrices(keys)) is not None:
+        return _heads_last(_of_fewer_heads(source))
     perm = _perm(keys)
     if keys.producer is None or perm is None:
         return None
@@ -79,6 +96,21 @@ def _transposed_keys(keys: Value) -> "Value | Replacement | None":
     if perm == (0, 2, 3, 1):
         return source
     return _heads_last(_of_fewer_heads(source)) if perm == (0, 1, 3, 2) else None
+
+
+def _of_transposed_matrices(operand: Value) -> Value | None:
+    """What was transposed in its last two axes, where a reshape makes the others one for that, and another takes them apart."""
+    transposed = _producer(operand, "Reshape")
+    matrices = _producer(transposed, "Transpose")
+    source = _producer(matrices, "Reshape")
+    if transposed is None or source is None or matrices is None or _perm(transposed) != (0, 2, 1):
+        return None
+    batch, heads, length, width = source.shape if source.shape is not None and len(source.shape) == 4 else (None,) * 4
+    if _rank(operand) != 4 or _rank(matrices) != 3 or width is None:
+        return None
+    sizes = (batch, heads, width, length)
+    kept = all(has_size(operand, axis, size) for axis, size in enumerate(sizes))
+    return source if kept and has_size(matrices, 1, length) and has_size(matrices, 2, width) else None
 
 
 def _heads_last(operand: Value) -> "Value | Replacement":
@@ -131,6 +163,25 @@ def repeat_heads(match: Match) -> Replacement | None:
     """Each key head serves a group of heads: https://arxiv.org/abs/2305.13245."""
     found = _repeated_heads(match.calls[0].outputs[0])
     return None if found is None else Replacement("onnxeqx::RepeatHeads", 1, found[:1], {"repeats": found[1]})
+
+
+@pattern(Node("Reshape", Node("Transpose", Node("Reshape", x, Variable("merged")), perm=(1, 0, 2)), Variable("split")))
+def heads_beside_the_batch(match: Match) -> Replacement | None:
+    """PyTorch's multi-head attention has one axis of batch and heads, behind that of positions: they are told apart at once."""
+    merged, split = match["merged"].array, match["split"].array
+    if merged is None or split is None or len(merged) != 3 or len(split) != 4:
+        return None
+    batch, heads, length, width = split.tolist()
+    sizes = all(isinstance(size, int) and size > 0 for size in (heads, length, width))
+    if not sizes or [key(size) for size in merged.tolist()[::2]] != [key(length), key(width)]:
+        return None
+    target = np.empty(4, object)
+    target[:] = (length, batch, heads, width)
+    if all(isinstance(size, int) for size in target):
+        target = target.astype(np.int64)
+    kind = Kind.HOST if target.dtype == object else Kind.CONST
+    shape = Value(f"{match['split'].name}_at_once", np.dtype(np.int64), (4,), kind, target)
+    return Replacement("Transpose", 13, (Replacement("Reshape", 14, (match["x"], shape)),), {"perm": (1, 2, 0, 3)})
 
 
 # Rotary positions.

@@ -78,6 +78,41 @@ def _inserted(call: Call) -> tuple[int, ...] | None:
     return tuple(int(axis) % (len(x.shape) + len(axes)) for axis in axes)
 
 
+@rewrite(ops=("Transpose",))
+def one_transpose(call: Call) -> tuple[str, list[Any], dict[str, Any]] | None:
+    """Axes that are exchanged twice are exchanged at once."""
+    first, last = _perm(call.operand(0).producer), _perm(call)
+    if first is None or last is None:
+        return None
+    source, inner = first
+    return "Transpose", [source], {"perm": tuple(inner[axis] for axis in last[1])}
+
+
+@rewrite(ops=("Squeeze",))
+def squeeze_of_an_axis_that_was_inserted(call: Call) -> tuple[str, list[Any], dict[str, Any]] | None:
+    """PyTorch takes packed queries, keys and values apart by inserting an axis, exchanging it with theirs, and removing it."""
+    found = _perm(call.operand(0).producer)
+    inserted = None if found is None else found[0].producer
+    if found is None or inserted is None or inserted.op_type != "Unsqueeze" or len(call.inputs) != 2:
+        return None
+    axes, removed, perm = _inserted(inserted), call.operand(1).array, found[1]
+    if axes is None or removed is None or call.operand(1).kind is not Kind.CONST:
+        return None
+    gone = {int(axis) % len(perm) for axis in removed}
+    if {perm[axis] for axis in gone} != set(axes):
+        return None
+    kept = [axis for axis in range(len(perm)) if axis not in axes]
+    left = tuple(kept.index(source) for axis, source in enumerate(perm) if axis not in gone)
+    return "Transpose", [inserted.operand(0)], {"perm": left}
+
+
+def _perm(call: Call | None) -> tuple[Value, tuple[int, ...]] | None:
+    """What a Transpose takes, and its permutation, if that is written down."""
+    if call is None or call.op_type != "Transpose" or not call.attributes.get("perm"):
+        return None
+    return call.operand(0), tuple(call.attributes["perm"])
+
+
 @hookimpl
 def onnxeqx_register_ops(registry) -> None:
     registry.add_module(__name__)

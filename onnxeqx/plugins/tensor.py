@@ -77,6 +77,7 @@ def _print_reshape(data: Operand, shape: Operand, *, allowzero: int = 0) -> str 
     converts=True,
     passes_through=keeps_shape,
     prints=_print_reshape,
+    sizes="shape",
 )
 def reshape(data, shape, *, allowzero=0):
     """The same elements in another shape; -1 is inferred, 0 copies a dimension unless `allowzero`. Any dtype.
@@ -99,6 +100,7 @@ def reshape(data, shape, *, allowzero=0):
     converts=True,
     passes_through=keeps_shape,
     prints=_print_reshape,
+    sizes="shape",
 )
 def reshape_5(data, shape):
     """The same elements in another shape; -1 is inferred, 0 copies a dimension. Any dtype.
