@@ -68,7 +68,7 @@ def train(
     lr: Annotated[
         float | None,
         typer.Option(
-            help="Peak learning rate of AdamW; it falls to zero along a cosine.",
+            help="Peak learning rate.",
             show_default="0.0005",
             rich_help_panel=_SCHEDULE,
         ),
@@ -76,7 +76,7 @@ def train(
     weight_decay: Annotated[
         float | None,
         typer.Option(
-            help="Of AdamW; biases and normalisation weights do not decay.",
+            help="Of the weights; biases and normalisation weights do not decay.",
             show_default="0.05",
             rich_help_panel=_SCHEDULE,
         ),
@@ -86,6 +86,59 @@ def train(
         typer.Option(
             help="Epochs (fractions too) in which the learning rate rises.",
             show_default="0.5",
+            rich_help_panel=_SCHEDULE,
+        ),
+    ] = None,
+    opt: Annotated[
+        str | None,
+        typer.Option(
+            help="Optimiser of Optax: adamw, sgd, lion, lamb, …", show_default="adamw", rich_help_panel=_SCHEDULE
+        ),
+    ] = None,
+    opt_args: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="An argument of the optimiser, such as momentum=0.9. May be given several times.",
+            show_default="Optax's",
+            rich_help_panel=_SCHEDULE,
+        ),
+    ] = None,
+    sched: Annotated[
+        str | None,
+        typer.Option(
+            help="How the learning rate goes on after the warm-up: cosine, linear (both to zero) or constant.",
+            show_default="cosine",
+            rich_help_panel=_SCHEDULE,
+        ),
+    ] = None,
+    clip_grad: Annotated[
+        float | None,
+        typer.Option(help="Largest norm of all gradients together.", show_default="none", rich_help_panel=_SCHEDULE),
+    ] = None,
+    grad_accum_steps: Annotated[
+        int | None,
+        typer.Option(
+            help="Batches whose gradients are averaged for one update.", show_default="1", rich_help_panel=_SCHEDULE
+        ),
+    ] = None,
+    smoothing: Annotated[
+        float | None,
+        typer.Option(
+            help="Share of each label that is spread over all classes.", show_default="0", rich_help_panel=_SCHEDULE
+        ),
+    ] = None,
+    model_ema: Annotated[
+        bool,
+        typer.Option("--model-ema", help="Evaluate and keep an average of the weights.", rich_help_panel=_SCHEDULE),
+    ] = False,
+    model_ema_decay: Annotated[
+        float | None, typer.Option(help="Of that average.", show_default="0.9998", rich_help_panel=_SCHEDULE)
+    ] = None,
+    patience: Annotated[
+        int | None,
+        typer.Option(
+            help="End the run after so many epochs without a better accuracy.",
+            show_default="never",
             rich_help_panel=_SCHEDULE,
         ),
     ] = None,
@@ -139,6 +192,15 @@ def train(
             rich_help_panel=_RUN,
         ),
     ] = None,
+    config: Annotated[
+        pathlib.Path | None,
+        typer.Option(
+            help="A TOML file of options by these names (with _ for -), or the config.json of a run; what is given here as well "
+            "counts.",
+            show_default=False,
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
     output: Annotated[
         pathlib.Path | None,
         typer.Option(
@@ -160,7 +222,7 @@ def train(
 ) -> None:
     """Fine-tune a pretrained image classifier on your own images.
 
-    The network's classification head is replaced by one for your classes, and the network is trained with AdamW
+    The network's classification head is replaced by one for your classes, and the network is trained, by default with AdamW
     (warm-up, then a cosine). Each epoch is evaluated on held-out images. Ctrl-C stops after the present step; --resume
     goes on from there, exactly.
 
@@ -170,7 +232,11 @@ def train(
     For example: onnxeqx train network.onnx --data digits --classes 10 --image-size 64 --epochs 3 --output runs/digits
     """
     options = {name: value for name, value in context.params.items() if name not in ("resume", "force", "debug")}
-    given = {name: value for name, value in options.items() if value not in (None, [], ())}
+    given = {
+        name: value
+        for name, value in options.items()
+        if value not in ([], ()) and not (value is None or value is False)
+    }
     _run(given, resume=resume, force=force, console=standard_output())
 
 
@@ -181,7 +247,8 @@ def _run(given: dict[str, Any], *, resume: bool, force: bool, console: rich.cons
     from ..training.interrupt import TrainingInterrupted
     from ..training.run import CONFIG, run
 
-    values = _plain(given)
+    file = given.pop("config", None)
+    values = _plain((TrainConfig.values(file) if file is not None else {}) | given)
     if resume and force:
         raise ConfigError("--resume goes on with the run in --output and --force replaces it: choose one.")
     if resume:
@@ -219,7 +286,7 @@ def _plain(given: dict[str, Any]) -> dict[str, Any]:
     if "data" in values and pathlib.Path(values["data"]).exists():
         values["data"] = str(pathlib.Path(values["data"]).absolute())
     for name in ("mean", "std"):
-        if name in values:
+        if isinstance(values.get(name), str):
             values[name] = _numbers(name, values[name])
     return values
 

@@ -26,8 +26,19 @@ from .losses import (
     accuracy as accuracy,
     cross_entropy as cross_entropy,
     cross_entropy_from_probabilities as cross_entropy_from_probabilities,
+    logits_of_probabilities as logits_of_probabilities,
+    smoothed_cross_entropy as smoothed_cross_entropy,
 )
-from .optimizers import adamw as adamw, decays as decays, warmup_cosine as warmup_cosine
+from .optimizers import (
+    adamw as adamw,
+    average_parameters as average_parameters,
+    averaged as averaged,
+    decays as decays,
+    optimizer as optimizer,
+    warmup_constant as warmup_constant,
+    warmup_cosine as warmup_cosine,
+    warmup_linear as warmup_linear,
+)
 from .report import History as History, Progress as Progress
 from .run import RunResult as RunResult, run as run
 from .state import TrainState as TrainState

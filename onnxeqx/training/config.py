@@ -3,12 +3,16 @@
 import dataclasses
 import json
 import pathlib
+import tomllib
 import types
 import typing
 from typing import Any, Self
 
+import optax
+
 from .._weights import write_whole
 from .errors import ConfigError
+from .optimizers import SCHEDULES, optimizer
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -27,7 +31,14 @@ class TrainConfig:
     - `head`: key path of the layer to replace; `None` finds it.
     - `trainable`, `freeze`: key-path patterns of what is trained and of what is not (`freeze` wins). `"head"` in
       `trainable` stands for the replaced head.
-    - `epochs`, `batch_size`, `lr`, `weight_decay`, `warmup_epochs`: the schedule of AdamW.
+    - `epochs`, `batch_size`, `lr`, `weight_decay`, `warmup_epochs`: of the optimiser and its schedule.
+    - `opt`, `opt_args`: an optimiser of Optax by name, and more arguments of it, each as `name=value`.
+    - `sched`: `cosine` or `linear` (to zero), or `constant`, after the warm-up.
+    - `clip_grad`: the largest norm of all gradients together; `None` does not clip.
+    - `grad_accum_steps`: batches whose gradients are averaged for one update.
+    - `smoothing`: the share of each label that is spread over all classes.
+    - `model_ema`, `model_ema_decay`: evaluate and keep an average of the weights.
+    - `patience`: end the run after so many epochs without a better validation accuracy; `None` never does.
     - `image_size`: height and width of the network's input; `None` takes what the file declares.
     - `mean`, `std`: normalisation, one value or one for each channel: on pixels in [0, 1], or, if any value is above
       1, on pixels in [0, 255].
@@ -51,6 +62,15 @@ class TrainConfig:
     lr: float = 5e-4
     weight_decay: float = 0.05
     warmup_epochs: float = 0.5
+    opt: str = "adamw"
+    opt_args: tuple[str, ...] = ()
+    sched: str = "cosine"
+    clip_grad: float | None = None
+    grad_accum_steps: int = 1
+    smoothing: float = 0.0
+    model_ema: bool = False
+    model_ema_decay: float = 0.9998
+    patience: int | None = None
     image_size: int | None = None
     mean: tuple[float, ...] = IMAGENET_MEAN
     std: tuple[float, ...] = IMAGENET_STD
@@ -60,7 +80,7 @@ class TrainConfig:
     workers: int = 2
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "image_size", "limit", "workers"):
+        for name in ("epochs", "batch_size", "image_size", "limit", "workers", "grad_accum_steps", "patience"):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, value, "at least 1")
         _require(self.classes is None or self.classes >= 2, "classes", self.classes, "at least 2")
@@ -72,7 +92,37 @@ class TrainConfig:
         _require(0 < self.validation_share < 1, "validation_share", self.validation_share, "between 0 and 1")
         _require(self.seed >= 0, "seed", self.seed, "0 or above")
         _require(min(self.std, default=0) > 0, "std", self.std, "one or more values above 0")
+        _require(self.sched in SCHEDULES, "sched", self.sched, f"one of {', '.join(SCHEDULES)}")
+        _require(self.clip_grad is None or self.clip_grad > 0, "clip_grad", self.clip_grad, "above 0")
+        _require(0 <= self.smoothing < 1, "smoothing", self.smoothing, "0 or above and below 1")
+        _require(0 < self.model_ema_decay < 1, "model_ema_decay", self.model_ema_decay, "between 0 and 1")
+        self.optimizer(self.lr)  # which refuses unknown names
         _require(len(self.mean) > 0, "mean", self.mean, "one or more values")
+
+    def schedule(self, steps: int) -> optax.Schedule:
+        """The learning rate by the number of updates, of a run of so many batches."""
+        updates = max(steps // self.grad_accum_steps, 1)
+        warmup = round(self.warmup_epochs / self.epochs * updates)
+        return SCHEDULES[self.sched](self.lr, steps=updates, warmup_steps=warmup)
+
+    def optimizer(self, learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+        """The optimiser with all that goes around it.
+
+        **Raises:** `ConfigError` if there is no such optimiser, or it does not take its arguments.
+        """
+        arguments = dict(_argument(text) for text in self.opt_args)
+        try:
+            return optimizer(
+                self.opt,
+                learning_rate,
+                weight_decay=self.weight_decay,
+                clip_grad=self.clip_grad,
+                accumulation_steps=self.grad_accum_steps,
+                average_decay=self.model_ema_decay if self.model_ema else None,
+                arguments=arguments,
+            )
+        except (TypeError, ValueError) as error:  # what Optax raises
+            raise ConfigError(f"--opt-args does not suit optax.{self.opt}: {error}.") from error
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -102,6 +152,23 @@ class TrainConfig:
         except (ValueError, AttributeError) as error:
             raise ConfigError(f"{path} is no training configuration: {error}.") from error
 
+    @staticmethod
+    def values(path: pathlib.Path) -> dict[str, Any]:
+        """The options in a TOML file, or in the `config.json` of a run; options that it lacks have their defaults.
+
+        **Raises:** `ConfigError` if it is missing, or is neither.
+        """
+        try:
+            text = path.read_text(encoding="utf-8")
+            values = json.loads(text) if path.suffix == ".json" else tomllib.loads(text)
+        except OSError as error:
+            raise ConfigError(f"--config {path} cannot be read: {error.strerror}.") from error
+        except ValueError as error:
+            raise ConfigError(f"--config {path} is no TOML: {error}.") from error
+        if not isinstance(values, dict):
+            raise ConfigError(f"--config {path} holds no options.")
+        return values
+
     def write(self, path: pathlib.Path) -> None:
         """Writes the configuration as JSON, whole or not at all."""
         write_whole(path, json.dumps(dataclasses.asdict(self), indent=2) + "\n")
@@ -129,6 +196,15 @@ def _require(condition: bool, name: str, value: Any, expected: str) -> None:
         raise ConfigError(f"{_option(name)} is {value}, but must be {expected}.")
 
 
+def _argument(text: str) -> tuple[str, Any]:
+    """`momentum=0.9` as a name and a value."""
+    try:
+        ((name, value),) = tomllib.loads(text).items()
+    except ValueError:
+        raise ConfigError(f"--opt-args {text!r} is not of the form name=value, such as momentum=0.9.") from None
+    return name, value
+
+
 def _option(name: str) -> str:
     return "--" + name.replace("_", "-")
 
@@ -143,6 +219,6 @@ def _cast(name: str, value: Any, hint: Any) -> Any:
         return tuple(_cast(name, item, typing.get_args(hint)[0]) for item in value)
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(hint, type) or not isinstance(value, hint) or isinstance(value, bool):
+    if not isinstance(hint, type) or not isinstance(value, hint) or isinstance(value, bool) != (hint is bool):
         raise ConfigError(f"{_option(name)} cannot be {value!r}.")
     return value

@@ -65,6 +65,8 @@ def fit(
     trainable: PyTree | str | Sequence[str] | None = None,
     freeze: str | Sequence[str] | None = None,
     epochs: int = 5,
+    validation_loss: Values | None = None,
+    stop: Callable[[], bool] | None = None,
     restore: Callable[[TrainState], TrainState] | None = None,
     callbacks: Sequence[Callable[[Event], object]] = (),
 ) -> Fitted:
@@ -80,10 +82,13 @@ def fit(
     - `trainable`, `freeze`: key-path patterns as in `onnxeqx.parameters`. `trainable` may also be a PyTree of booleans
       in the shape of the model.
     - `epochs`: of the whole run, those before a restored state included.
+    - `validation_loss`: what is reported on the validation part; by default `loss`.
+    - `stop`: asked before each epoch; true ends the run.
     - `restore`: gives the state to go on from, for instance `Checkpoints(folder).restore`.
     - `callbacks`: called in order with each event; an exception from one ends the run.
 
-    **Returns:** the trained model and the history. The model passed in is left as it was.
+    **Returns:** the trained model, of averaged parameters if the optimiser averages them, and the history. The model
+    passed in is left as it was.
 
     **Raises:** `ConfigError` if nothing is trained, `DivergedError` if the training loss is not finite.
     """
@@ -92,13 +97,22 @@ def fit(
     if restore is not None:
         state = restore(state)
     history = []
-    for event in training(state, data, optimizer=optimizer, loss=loss, metrics=metrics, epochs=epochs):
+    for event in training(
+        state,
+        data,
+        optimizer=optimizer,
+        loss=loss,
+        metrics=metrics,
+        epochs=epochs,
+        validation_loss=validation_loss,
+        stop=stop,
+    ):
         for callback in callbacks:
             callback(event)
         if isinstance(event, EpochDone):
             history.append(event.row)
         state = event.state
-    return Fitted(state.model, history)
+    return Fitted(state.evaluated, history)
 
 
 def training(
@@ -109,13 +123,20 @@ def training(
     loss: Values,
     metrics: Mapping[str, Values],
     epochs: int,
+    validation_loss: Values | None = None,
+    stop: Callable[[], bool] | None = None,
 ) -> Iterator[Event]:
     """The loop of `fit` for those who want to stand in its middle; goes on from any state."""
-    train_step, eval_step = make_train_step(optimizer, loss, metrics), make_eval_step(loss, metrics)
+    train_step, eval_step = (
+        make_train_step(optimizer, loss, metrics),
+        make_eval_step(validation_loss or loss, metrics),
+    )
     step, done = int(state.step), int(state.epoch)
     if step == 0:
         yield from _evaluation(state, data, eval_step, 0, {"epoch": 0, "step": 0})
     for epoch in range(done + 1, epochs + 1):
+        if stop is not None and stop():
+            return
         for batch in data.training_batches(epoch, start=step - (epoch - 1) * data.steps):
             previous = state.totals
             state, step = train_step(state, batch), step + 1
@@ -132,7 +153,7 @@ def training(
 def _evaluation(state: TrainState, data: Data, eval_step, epoch: int, row: dict[str, float]) -> Iterator[Event]:
     totals = zero_totals(name for name in state.totals if name not in ("examples", "loss"))
     for number, batch in enumerate(data.validation_batches(), 1):
-        totals = jax.block_until_ready(eval_step(state.model, totals, batch))
+        totals = jax.block_until_ready(eval_step(state.evaluated, totals, batch))
         yield ValidationStep(state, epoch, number)
     yield EpochDone(state, epoch, row | _means(totals, "val_"))
 

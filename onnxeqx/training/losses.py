@@ -1,5 +1,8 @@
 """Losses and metrics: plain functions of a batch of outputs and labels that give one value for each example."""
 
+from collections.abc import Callable
+
+import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int
@@ -19,18 +22,42 @@ def cross_entropy(outputs: Float[Array, "batch classes *ones"], labels: Int[Arra
     return optax.softmax_cross_entropy_with_integer_labels(logits, labels)
 
 
+def smoothed_cross_entropy(smoothing: float) -> Callable[[Array, Array], Array]:
+    """Cross entropy towards labels of which a share is spread over all classes: https://arxiv.org/abs/1512.00567.
+
+    **Arguments:**
+
+    - `smoothing`: that share, in [0, 1).
+
+    **Returns:** a loss with the arguments and the result of `cross_entropy`.
+    """
+
+    def loss(outputs: Array, labels: Array) -> Array:
+        logits = _flat(outputs)
+        targets = optax.smooth_labels(jax.nn.one_hot(labels, logits.shape[-1], dtype=logits.dtype), smoothing)
+        return optax.softmax_cross_entropy(logits, targets)
+
+    return loss
+
+
+def logits_of_probabilities(outputs: Float[Array, "batch classes *ones"]) -> Float[Array, "batch classes"]:
+    """Logits of which the softmax is what a model gives that already ends in Softmax.
+
+    A probability that underflowed to zero counts as the smallest normal number, so that loss and gradient are finite.
+    """
+    probabilities = _flat(outputs)
+    # The logarithm of a softmax's output is again a logit, up to a constant that a softmax removes.
+    return jnp.log(jnp.maximum(probabilities, jnp.finfo(probabilities.dtype).tiny))
+
+
 def cross_entropy_from_probabilities(
     outputs: Float[Array, "batch classes *ones"], labels: Int[Array, " batch"]
 ) -> Float[Array, " batch"]:
     """Cross entropy for a model that already ends in Softmax.
 
-    A probability that underflowed to zero counts as the smallest normal number, so that loss and gradient are finite.
-    Arguments and result as in `cross_entropy`.
+    See `logits_of_probabilities`. Arguments and result as in `cross_entropy`.
     """
-    probabilities = _flat(outputs)
-    # The logarithm of a softmax's output is again a logit (up to a constant that Optax's softmax removes), so that
-    # both losses are one function.
-    return cross_entropy(jnp.log(jnp.maximum(probabilities, jnp.finfo(probabilities.dtype).tiny)), labels)
+    return cross_entropy(logits_of_probabilities(outputs), labels)
 
 
 def accuracy(outputs: Float[Array, "batch classes *ones"], labels: Int[Array, " batch"]) -> Float[Array, " batch"]:

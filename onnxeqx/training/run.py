@@ -5,8 +5,10 @@ import dataclasses
 import json
 import pathlib
 import shutil
+from collections.abc import Iterator
 
 import equinox as eqx
+import filelock
 import jax
 import jax.numpy as jnp
 import rich.console
@@ -27,13 +29,17 @@ from .errors import ConfigError, HeadError
 from .images import Preprocessing
 from .interrupt import stopping_on_signals
 from .loop import fit
-from .losses import cross_entropy, cross_entropy_from_probabilities
-from .optimizers import adamw, warmup_cosine
+from .losses import (
+    cross_entropy,
+    cross_entropy_from_probabilities,
+    logits_of_probabilities,
+    smoothed_cross_entropy,
+)
 from .report import History, Progress
 from .state import TrainState, check_mask
 from .step import Values
 
-CONFIG, HISTORY, CHECKPOINTS = "config.json", "history.jsonl", "checkpoints"
+CONFIG, HISTORY, CHECKPOINTS, LOCK = "config.json", "history.jsonl", "checkpoints", ".lock"
 WEIGHTS, FOLDER, ONNX, PREPROCESSING = "weights.safetensors", "model", "model.onnx", "preprocessing.json"
 
 
@@ -76,17 +82,18 @@ def run(
     config, data = task.config, task.data
     console.print(task.summary, highlight=False, soft_wrap=True)
 
-    _open_folder(folder, config, clear=force and not resume)
-    warmup_steps = round(config.warmup_epochs * data.steps)
-    schedule = warmup_cosine(config.lr, steps=config.epochs * data.steps, warmup_steps=warmup_steps)
-    optimizer = adamw(schedule, weight_decay=config.weight_decay)
+    schedule = config.schedule(config.epochs * data.steps)
+    optimizer = config.optimizer(schedule)
     with contextlib.ExitStack() as stack:
+        stack.enter_context(_alone_in(folder))
+        _open_folder(folder, config, clear=force and not resume)
         checkpoints = stack.enter_context(Checkpoints(folder / CHECKPOINTS))
         progress = stack.enter_context(Progress(console, data, epochs=config.epochs, done=checkpoints.latest()))
         history = History(
             folder / HISTORY,
             extra=lambda row: {
-                "lr": float(jnp.asarray(schedule(max(row["step"] - 1, 0)))),  # of the epoch's last step
+                # of the epoch's last update
+                "lr": float(jnp.asarray(schedule(max(row["step"] // config.grad_accum_steps - 1, 0)))),
                 "images_per_second": round(progress.images_per_second(), 1),
             },
         )
@@ -98,12 +105,14 @@ def run(
             loss=task.loss,
             trainable=task.mask,
             epochs=config.epochs,
+            validation_loss=task.validation_loss,
+            stop=lambda: _is_patient_no_more(history.rows(), config.patience),
             restore=lambda state: history.rewind(checkpoints.restore(state)),
             callbacks=(progress, history, checkpoints, stop),
         )
         last = TrainState.create(fitted.model, optimizer, task.mask, metrics=("accuracy",))
-        best = checkpoints.restore(last, "best").model
-    _export(best, folder, task)
+        best = checkpoints.restore(last, "best").evaluated
+        _export(best, folder, task)
     return RunResult(best, history.rows(), folder)
 
 
@@ -115,6 +124,7 @@ class _Task:
     model: eqx.Module
     mask: PyTree
     loss: Values
+    validation_loss: Values
     data: Data
     preprocess: Preprocessing
     class_names: tuple[str, ...]
@@ -149,15 +159,32 @@ def _prepare(config: TrainConfig) -> _Task:
     trainable = [f"{head}.*" if pattern == "head" else pattern for pattern in config.trainable]
     mask = parameters(model, trainable=trainable or None, freeze=list(config.freeze) or None)
     check_mask(mask)
+    validation_loss = cross_entropy_from_probabilities if classifier.from_probabilities else cross_entropy
     return _Task(
         dataclasses.replace(config, classes=classes, head=head),
         model,
         mask,
-        cross_entropy_from_probabilities if classifier.from_probabilities else cross_entropy,
+        _smoothed(config.smoothing, classifier.from_probabilities) if config.smoothing else validation_loss,
+        validation_loss,
         Data(dataset.training, dataset.validation, config.batch_size, config.seed, config.workers),
         preprocess,
         dataset.class_names,
     )
+
+
+def _smoothed(smoothing: float, from_probabilities: bool) -> Values:
+    loss = smoothed_cross_entropy(smoothing)
+    if not from_probabilities:
+        return loss
+    return lambda outputs, labels: loss(logits_of_probabilities(outputs), labels)
+
+
+def _is_patient_no_more(rows: list[dict[str, float]], patience: int | None) -> bool:
+    """Whether the best validation accuracy is `patience` epochs old."""
+    if patience is None or not rows:
+        return False
+    best = max(rows, key=lambda row: (row["val_accuracy"], -row["epoch"]))
+    return rows[-1]["epoch"] - best["epoch"] >= patience
 
 
 # --- the folder -------------------------------------------------------------------------------------------------------
@@ -173,9 +200,28 @@ def _check_folder(folder: pathlib.Path, *, resume: bool, force: bool) -> None:
         )
 
 
-def _open_folder(folder: pathlib.Path, config: TrainConfig, *, clear: bool) -> None:
+@contextlib.contextmanager
+def _alone_in(folder: pathlib.Path) -> Iterator[None]:
+    """Creates the folder, and keeps other processes out of it. A killed process leaves no lock behind."""
+    lock = filelock.FileLock(folder / LOCK, blocking=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except filelock.Timeout:
+        raise ConfigError(
+            f"Another process is training in {folder}: wait until it is done, or choose another --output."
+        ) from None
+    except OSError as error:
+        raise ConfigError(f"--output {folder} cannot be written: {error.strerror}.") from error
+    try:
+        yield
+    finally:
+        (folder / LOCK).unlink(missing_ok=True)
+        lock.release()
+
+
+def _open_folder(folder: pathlib.Path, config: TrainConfig, *, clear: bool) -> None:
+    try:
         if clear:  # what a run writes, and nothing else: --force with a wrong folder must not cost a user's files
             for name in (CONFIG, HISTORY, WEIGHTS, ONNX, PREPROCESSING):
                 (folder / name).unlink(missing_ok=True)

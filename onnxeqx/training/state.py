@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Int, PyTree
 
 from .errors import ConfigError
+from .optimizers import averaged
 
 
 class TrainState(eqx.Module):
@@ -57,6 +58,12 @@ class TrainState(eqx.Module):
     def model(self) -> eqx.Module:
         """Both halves put together. The next step donates its trained leaves: copy what must outlive it."""
         return eqx.combine(self.trainable, self.frozen)
+
+    @property
+    def evaluated(self) -> eqx.Module:
+        """The model that is evaluated and kept: of averaged parameters, where the optimiser averages them."""
+        average = averaged(self.opt_state)
+        return self.model if average is None else eqx.combine(average, self.frozen)
 
 
 def check_mask(mask: PyTree) -> None:

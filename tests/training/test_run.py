@@ -153,7 +153,9 @@ def test_defaults_in_the_help_are_those_of_the_configuration():
     }
     for field in dataclasses.fields(TrainConfig):
         assert field.name in shown
-        if isinstance(field.default, int | float):
+        if isinstance(field.default, bool):
+            assert not field.default  # a flag turns it on
+        elif isinstance(field.default, int | float):
             assert float(shown[field.name]) == field.default
         elif isinstance(field.default, tuple) and field.default:
             assert tuple(map(float, shown[field.name].split(","))) == field.default
@@ -384,3 +386,92 @@ def test_a_run_without_a_checkpoint_starts_from_the_beginning(files, finished, t
     (output / "config.json").write_text(json.dumps(config | {"output": str(output)}))
     assert invoke("train", "--resume", "--output", output).exit_code == 0
     assert history(output) == history(finished[0])
+
+
+# --- options ----------------------------------------------------------------------------------------------------------
+
+
+def test_options_come_from_a_file_and_from_the_command_line(files, tmp_path):
+    (tmp_path / "options.toml").write_text(
+        f"""
+        model = "{files / "net.onnx"}"
+        data = "{files / "data.npz"}"
+        epochs = 2
+        lr = 0.5
+        opt = "sgd"
+        opt_args = ["momentum=0.9", "nesterov=true"]
+        sched = "linear"
+        clip_grad = 1
+        grad_accum_steps = 2
+        smoothing = 0.1
+        model_ema = true
+        mean = [127.0]
+        std = [128.0]
+        """
+    )
+    result = invoke("train", "--config", tmp_path / "options.toml", "--output", tmp_path / "run", "--lr", "0.2")
+    assert result.exit_code == 0, result.output
+    config = TrainConfig.read(tmp_path / "run" / "config.json")
+    assert (config.lr, config.opt, config.clip_grad, config.model_ema) == (0.2, "sgd", 1.0, True)
+    rows = history(tmp_path / "run")
+    assert rows[-1]["lr"] < rows[1]["lr"]
+    # The resolved configuration gives the same run again.
+    again = invoke("train", "--config", tmp_path / "run" / "config.json", "--output", tmp_path / "again")
+    assert again.exit_code == 0, again.output
+    assert history(tmp_path / "again") == rows
+    resumed = invoke("train", "--resume", "--output", tmp_path / "run")
+    assert resumed.exit_code == 0, resumed.output
+    assert history(tmp_path / "run") == rows
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("lr = ", r"--config .*options.toml is no TOML"),
+        ("learning_rate = 1.0", r"Unknown training option learning_rate"),
+        ('opt = "adamx"', r"--opt is 'adamx'; Optax has"),
+        ('sched = "step"', r"--sched is step, but must be one of cosine, linear, constant"),
+        ('opt = "sgd"\nopt_args = ["momentum"]', r"--opt-args 'momentum' is not of the form name=value"),
+        ('opt = "sgd"\nopt_args = ["decay=1"]', r"--opt-args has 'decay', but optax.sgd takes momentum"),
+        ("clip_grad = 0", r"--clip-grad is 0.0, but must be above 0"),
+        ("smoothing = 1", r"--smoothing is 1.0"),
+        ("model_ema = 1", r"--model-ema cannot be 1"),
+        ("patience = 0", r"--patience is 0"),
+    ],
+)
+def test_a_wrong_file_of_options_is_one_sentence(files, tmp_path, text, message):
+    (tmp_path / "options.toml").write_text(text)
+    words = command(files, tmp_path / "run", "--config", tmp_path / "options.toml")
+    words = [word for word in words if word not in ("--lr", "0.02")]
+    refused(invoke(*words), message)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_run_without_progress_ends_early(files, tmp_path):
+    words = command(files, tmp_path / "run", "--epochs", 9, "--lr", 1e-9, "--patience", 2)
+    assert invoke(*words).exit_code == 0
+    assert [row["epoch"] for row in history(tmp_path / "run")] == [0, 1, 2]
+    assert invoke("train", "--resume", "--output", tmp_path / "run").exit_code == 0
+    assert [row["epoch"] for row in history(tmp_path / "run")] == [0, 1, 2]
+
+
+def test_a_second_process_is_refused(files, tmp_path):
+    folder = tmp_path / "run"
+    assert invoke(*command(files, folder, "--epochs", 1)).exit_code == 0
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    holding = "import sys, filelock\nwith filelock.FileLock(sys.argv[1]): print(); sys.stdin.read()"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", holding, str(folder / ".lock")],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    holder.stdout.readline()
+    for options in (["--resume"], ["--force"]):
+        words = ["train", "--output", folder, *options]
+        words += [] if "--resume" in options else [files / "net.onnx", "--data", files / "data.npz"]
+        refused(invoke(*words), r"Another process is training in .*run: wait until it is done, or choose another")
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"} == before
+    holder.kill()  # a killed process leaves no lock
+    holder.wait()
+    assert invoke("train", "--output", folder, "--resume").exit_code == 0
+    assert not (folder / ".lock").exists()
