@@ -1,5 +1,6 @@
 """`onnxeqx train`: fine-tune a pretrained image classifier on your own images."""
 
+import dataclasses
 import pathlib
 import shlex
 from typing import Annotated, Any
@@ -184,6 +185,12 @@ def train(
     workers: Annotated[
         int | None, typer.Option(help="Threads that decode images.", show_default="2", rich_help_panel=_IMAGES)
     ] = None,
+    devices: Annotated[
+        int | None,
+        typer.Option(
+            help="Over how many of the local devices each batch is spread.", show_default="all", rich_help_panel=_RUN
+        ),
+    ] = None,
     seed: Annotated[
         int | None,
         typer.Option(
@@ -242,7 +249,7 @@ def train(
 
 def _run(given: dict[str, Any], *, resume: bool, force: bool, console: rich.console.Console) -> None:
     # Here, not above: `onnxeqx --help` must not wait for Grain and Orbax.
-    from ..training.config import TrainConfig
+    from ..training.config import MAY_CHANGE, TrainConfig
     from ..training.errors import ConfigError
     from ..training.interrupt import TrainingInterrupted
     from ..training.run import CONFIG, run
@@ -256,6 +263,7 @@ def _run(given: dict[str, Any], *, resume: bool, force: bool, console: rich.cons
             raise ConfigError("--resume needs the folder of the run: --output FOLDER.")
         config = TrainConfig.read(pathlib.Path(values["output"]) / CONFIG)
         config.check_given(values)
+        config = dataclasses.replace(config, **{name: values[name] for name in MAY_CHANGE if name in values})
     else:
         if missing := [name for name in ("model", "data") if name not in values]:
             raise ConfigError(

@@ -5,6 +5,7 @@ from .checkpoint import Checkpoints as Checkpoints
 from .config import TrainConfig as TrainConfig
 from .data import Batch as Batch, Data as Data, hold_out as hold_out
 from .datasets import Dataset as Dataset, Selection as Selection, open_dataset as open_dataset
+from .devices import Devices as Devices
 from .errors import (
     CheckpointError as CheckpointError,
     ConfigError as ConfigError,

@@ -14,6 +14,8 @@ from .._weights import write_whole
 from .errors import ConfigError
 from .optimizers import SCHEDULES, optimizer
 
+# What a run that goes on may be given anew: it changes no result, but for rounding.
+MAY_CHANGE = ("devices", "workers")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
@@ -46,6 +48,7 @@ class TrainConfig:
     - `limit`: at most so many training examples, and so many validation examples; `None` takes all.
     - `seed`: of the new head, of the split and of the shuffling. The same seed gives the same run.
     - `workers`: threads that decode images.
+    - `devices`: of the local devices, over which each batch is spread; `None` takes all. A run may go on with another number.
 
     **Raises:** `ConfigError` if a value is outside its range.
     """
@@ -78,9 +81,19 @@ class TrainConfig:
     limit: int | None = None
     seed: int = 0
     workers: int = 2
+    devices: int | None = None
 
     def __post_init__(self):
-        for name in ("epochs", "batch_size", "image_size", "limit", "workers", "grad_accum_steps", "patience"):
+        for name in (
+            "epochs",
+            "batch_size",
+            "image_size",
+            "limit",
+            "workers",
+            "grad_accum_steps",
+            "patience",
+            "devices",
+        ):
             value = getattr(self, name)
             _require(value is None or value >= 1, name, value, "at least 1")
         _require(self.classes is None or self.classes >= 2, "classes", self.classes, "at least 2")
@@ -182,7 +195,7 @@ class TrainConfig:
         differing = [
             f"{_option(name)} is {getattr(self, name)} in the run and {value} now"
             for name, value in given.items()
-            if _cast(name, value, hints[name]) != getattr(self, name)
+            if name not in MAY_CHANGE and _cast(name, value, hints[name]) != getattr(self, name)
         ]
         if differing:
             raise ConfigError(

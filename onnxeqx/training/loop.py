@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -12,6 +12,7 @@ from jaxtyping import Array, PyTree
 
 from .._select import parameters
 from .data import Data
+from .devices import Devices
 from .errors import ConfigError, DivergedError
 from .losses import accuracy, cross_entropy
 from .state import TrainState, zero_totals
@@ -65,6 +66,7 @@ def fit(
     trainable: PyTree | str | Sequence[str] | None = None,
     freeze: str | Sequence[str] | None = None,
     epochs: int = 5,
+    devices: int | Sequence[Any] | None = None,
     validation_loss: Values | None = None,
     stop: Callable[[], bool] | None = None,
     restore: Callable[[TrainState], TrainState] | None = None,
@@ -82,6 +84,7 @@ def fit(
     - `trainable`, `freeze`: key-path patterns as in `onnxeqx.parameters`. `trainable` may also be a PyTree of booleans
       in the shape of the model.
     - `epochs`: of the whole run, those before a restored state included.
+    - `devices`: so many of the local devices, or these `jax.Device`s: each batch is spread over them. By default all local ones.
     - `validation_loss`: what is reported on the validation part; by default `loss`.
     - `stop`: asked before each epoch; true ends the run.
     - `restore`: gives the state to go on from, for instance `Checkpoints(folder).restore`.
@@ -93,7 +96,8 @@ def fit(
     **Raises:** `ConfigError` if nothing is trained, `DivergedError` if the training loss is not finite.
     """
     metrics = {"accuracy": accuracy} if metrics is None else metrics
-    state = TrainState.create(model, optimizer, _mask(model, trainable, freeze), metrics=metrics)
+    placement = Devices.of(devices, data.batch_size)
+    state = placement.replicated(TrainState.create(model, optimizer, _mask(model, trainable, freeze), metrics=metrics))
     if restore is not None:
         state = restore(state)
     history = []
@@ -104,6 +108,7 @@ def fit(
         loss=loss,
         metrics=metrics,
         epochs=epochs,
+        devices=placement,
         validation_loss=validation_loss,
         stop=stop,
     ):
@@ -123,37 +128,40 @@ def training(
     loss: Values,
     metrics: Mapping[str, Values],
     epochs: int,
+    devices: Devices,
     validation_loss: Values | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Iterator[Event]:
-    """The loop of `fit` for those who want to stand in its middle; goes on from any state."""
+    """The loop of `fit` for those who want to stand in its middle; goes on from any state that is on these devices."""
     train_step, eval_step = (
         make_train_step(optimizer, loss, metrics),
         make_eval_step(validation_loss or loss, metrics),
     )
     step, done = int(state.step), int(state.epoch)
     if step == 0:
-        yield from _evaluation(state, data, eval_step, 0, {"epoch": 0, "step": 0})
+        yield from _evaluation(state, data, devices, eval_step, 0, {"epoch": 0, "step": 0})
     for epoch in range(done + 1, epochs + 1):
         if stop is not None and stop():
             return
         for batch in data.training_batches(epoch, start=step - (epoch - 1) * data.steps):
             previous = state.totals
-            state, step = train_step(state, batch), step + 1
+            state, step = train_step(state, devices.spread(batch)), step + 1
             # Waits for the step before, while this one runs: the device never idles, and no queue of steps builds up.
             yield StepDone(state, epoch, step, {name: float(total) for name, total in previous.items()})
         row = {"epoch": epoch, "step": step} | _means(state.totals, "train_")
         if not math.isfinite(row["train_loss"]):
             raise DivergedError(f"The training loss of epoch {epoch} is not finite; try a lower learning rate (--lr).")
-        new_epoch = (state.epoch + 1, zero_totals(metrics))
+        new_epoch = (state.epoch + 1, devices.replicated(zero_totals(metrics)))
         state = eqx.tree_at(lambda s: (s.epoch, s.totals), state, new_epoch)
-        yield from _evaluation(state, data, eval_step, epoch, row)
+        yield from _evaluation(state, data, devices, eval_step, epoch, row)
 
 
-def _evaluation(state: TrainState, data: Data, eval_step, epoch: int, row: dict[str, float]) -> Iterator[Event]:
-    totals = zero_totals(name for name in state.totals if name not in ("examples", "loss"))
+def _evaluation(
+    state: TrainState, data: Data, devices: Devices, eval_step, epoch: int, row: dict[str, float]
+) -> Iterator[Event]:
+    totals = devices.replicated(zero_totals(name for name in state.totals if name not in ("examples", "loss")))
     for number, batch in enumerate(data.validation_batches(), 1):
-        totals = jax.block_until_ready(eval_step(state.evaluated, totals, batch))
+        totals = jax.block_until_ready(eval_step(state.evaluated, totals, devices.spread(batch)))
         yield ValidationStep(state, epoch, number)
     yield EpochDone(state, epoch, row | _means(totals, "val_"))
 

@@ -25,6 +25,7 @@ from .classifier import Classifier
 from .config import TrainConfig
 from .data import Data
 from .datasets import Selection, open_dataset
+from .devices import Devices
 from .errors import ConfigError, HeadError
 from .images import Preprocessing
 from .interrupt import stopping_on_signals
@@ -105,6 +106,7 @@ def run(
             loss=task.loss,
             trainable=task.mask,
             epochs=config.epochs,
+            devices=config.devices,
             validation_loss=task.validation_loss,
             stop=lambda: _is_patient_no_more(history.rows(), config.patience),
             restore=lambda state: history.rewind(checkpoints.restore(state)),
@@ -159,6 +161,7 @@ def _prepare(config: TrainConfig) -> _Task:
     trainable = [f"{head}.*" if pattern == "head" else pattern for pattern in config.trainable]
     mask = parameters(model, trainable=trainable or None, freeze=list(config.freeze) or None)
     check_mask(mask)
+    Devices.of(config.devices, config.batch_size)  # which refuses what cannot be
     validation_loss = cross_entropy_from_probabilities if classifier.from_probabilities else cross_entropy
     return _Task(
         dataclasses.replace(config, classes=classes, head=head),
