@@ -1,8 +1,8 @@
 """Which block each call belongs to: where its weights are, else where the scope says, else where its neighbours are."""
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
-from ._graph import Call, Graph, Value
+from ._graph import Call, Graph, Kind, Value
 from ._names import Path, sanitized
 from ._reads import reads
 
@@ -24,6 +24,7 @@ def owning_blocks(graph: Graph, blocks: Collection[Path]) -> dict[int, Path]:
             owners[id(call)] = _innermost(evidence, blocks)
     _place_by_neighbours(graph, unknown, owners, blocks)
     _lift_shared(graph, owners, blocks)
+    _lift_shared_tables(graph, owners, blocks)
     return owners
 
 
@@ -84,6 +85,45 @@ def _lift_shared(graph: Graph, owners: dict[int, Path], blocks: Collection[Path]
         left = next(own[:size] for size in range(len(meeting) + 1, len(own) + 1) if own[:size] in blocks)
         if not any(_is_made_in(left, value, owners) for value in reads(call)):
             owners[id(call)] = meeting
+
+
+def _lift_shared_tables(graph: Graph, owners: dict[int, Path], blocks: Collection[Path]) -> None:
+    """Moves what a block computes from sizes and weights only, for itself and for others, to where those who read it meet.
+
+    T5's first layer makes the position bias of all layers, with a weight of its own: the weight stays where it is.
+    """
+    users = graph.users()
+    for call in reversed(graph.calls):
+        own = owners[id(call)]
+        readers = [owners[id(user)] for output in call.outputs for user in users.get(output, ())]
+        meeting = _innermost(common_prefix([own, *readers]), blocks)
+        if meeting == own or own not in readers:
+            continue
+        table = _table(call, own, owners, users)
+        for made in table or ():
+            owners[id(made)] = meeting
+
+
+def _table(call: Call, own: Path, owners: dict[int, Path], users: Mapping[Value, list[Call]]) -> list[Call] | None:
+    """The call, and all in its block that it is computed from; `None` if that needs more than sizes and weights."""
+    found: dict[int, Call] = {}
+    stack = [call]
+    while stack:
+        made = stack.pop()
+        if made.bodies or made.op.draws:
+            return None
+        found[id(made)] = made
+        for value in made.reads:
+            source = value.producer
+            if source is not None and owners.get(id(source)) == own:
+                stack += [] if id(source) in found else [source]
+            elif value.kind is Kind.DEVICE and value.leaf is None:
+                return None  # the model's data
+    inner = [output for made in found.values() if made is not call for output in made.outputs]
+    inner = [value for value in inner if value.kind is Kind.DEVICE]
+    weighted = any(made.lifted is not None for made in found.values())
+    alone = all(id(user) in found for output in inner for user in users.get(output, ()))
+    return list(found.values()) if weighted and alone else None
 
 
 def _is_made_in(block: Path, value: Value, owners: dict[int, Path]) -> bool:

@@ -114,7 +114,7 @@ def _flatten(model: Any) -> tuple[dict[str, Any], Any]:
     """What stands in the fields of printed classes, by key path, and the classes around."""
 
     def is_kept(node: Any) -> bool:
-        return not isinstance(node, tuple) and type(node).__module__ != type(model).__module__
+        return node is not None and not isinstance(node, tuple) and type(node).__module__ != type(model).__module__
 
     found, structure = jtu.tree_flatten_with_path(model, is_leaf=is_kept)
     return {dotted_path(path): node for path, node in found}, structure

@@ -155,6 +155,8 @@ def split_layers(layers: Layer, count: int) -> list[Layer]:
     **Raises:** `ValueError` if not all of its leaves are of `count` layers.
     """
     arrays, rest = eqx.partition(layers, _is_array)
+    if not jax.tree.leaves(arrays):  # a function, or dropout
+        return [layers] * count
     if (depth := _depth(arrays)) != count:
         raise ValueError(f"The leaves of stacked layers are of {count} layers, not of {depth}.")
     return [eqx.combine(jax.tree.map(operator.itemgetter(i), arrays), rest) for i in range(count)]

@@ -220,3 +220,64 @@ def test_assigning_paths_twice_gives_the_same_paths():
     paths = [leaf.path for leaf in graph.leaves()]
     assign_paths(graph)
     assert [leaf.path for leaf in graph.leaves()] == paths
+
+
+# What a block has for others.
+
+
+def bias_network(*, other_size: bool = False) -> onnx.ModelProto:
+    """As T5: the first layer makes a table for all of them, of a weight of its own and of a size of the input."""
+    network = Network()
+    network.tensors += [
+        onnx.numpy_helper.from_array(np.array(number, np.int64), name) for name, number in (("zero", 0), ("one", 1))
+    ]
+    network.tensors.append(
+        onnx.numpy_helper.from_array(np.arange(64, dtype=np.float32).reshape(8, 8) / 64, "layers.0.table.weight")
+    )
+    x, table = "x", ""
+    for number in range(4):
+        scope = f"layers.{number}"
+        y = network.linear(x, f"{scope}.fc")
+        if number == 0 or (other_size and number == 1):
+            shape = network.node("Shape", y, scope=scope, start=0, end=1)
+            size = network.node("Squeeze", shape, scope=scope)
+            rows = network.node("Range", "zero", size, "one", scope=scope)
+            name = f"{scope}.table.weight"
+            if number:
+                array = np.arange(80, dtype=np.float32).reshape(10, 8) / 80
+                network.tensors.append(onnx.numpy_helper.from_array(array, name))
+            table = network.node("Gather", name, rows, scope=f"{scope}.table")
+        x = network.node("Add", y, table, scope=scope)
+    return network.model(x)
+
+
+def renamed(model: onnx.ModelProto) -> onnx.ModelProto:
+    output = model.graph.output[0].name
+    model.graph.node.append(oh.make_node("Identity", [output], ["result"], name="/Identity"))
+    model.graph.output[0].name = "result"
+    return model
+
+
+def test_a_table_for_all_layers_is_made_around_them(tmp_path):
+    model = renamed(bias_network())
+    source = source_of(model)
+    assert source.count("\nclass ") == 2
+    assert "table: eqx.nn.Embedding | None" in source
+    assert "self.table = eqx.nn.Embedding(8, 8, key=KEY) if has_table else None" in source
+    assert "for layer in self.layers:\n            x = layer(x, y)" in source
+    check(model, tmp_path)
+    live = onnxeqx.load_model(model)
+    assert live.layers[1].table is None
+    assert [path for path in onnxeqx.key_paths(live) if "table" in path] == ["layers.0.table.weight"]
+    onnxeqx.save(live, tmp_path / "folder")
+    np.testing.assert_array_equal(
+        onnxeqx.load(tmp_path / "folder")(np.ones((3, 8), np.float32)), live(np.ones((3, 8), np.float32))
+    )
+
+
+def test_tables_of_other_sizes_are_of_other_classes(tmp_path):
+    model = renamed(bias_network(other_size=True))
+    source = source_of(model)
+    assert "eqx.nn.Embedding(8, 8, key=KEY)" in source
+    assert "eqx.nn.Embedding(10, 8, key=KEY)" in source
+    check(model, tmp_path)

@@ -29,12 +29,15 @@ class PrintedBlock:
     - `fields`: name, annotation and constructor of each field.
     - `method`: `__call__`, or `None` if the block is not callable.
     - `holes`: the literals in the constructors, in order, with the name of the argument they fill.
+    - `optional`: fields, as in `fields`, that its own method does not use, but a block around it does: another block of the
+      same class may lack them.
     """
 
     block: Block
     fields: list[tuple[str, ast.expr, ast.expr]]
     method: ast.FunctionDef | None
     holes: Holes
+    optional: dict[str, tuple[ast.expr, ast.expr]] = dataclasses.field(default_factory=dict)
     class_name: str = ""
     arguments: dict[str, Any] = dataclasses.field(default_factory=dict)
 
@@ -57,21 +60,33 @@ class ClassPrinter:
         """Class definitions in the order in which they may stand in a file; the last is `Model`, without decoration."""
         definitions: list[ast.ClassDef] = []
         for level in _by_height(self.root):
-            groups: dict[str, list[PrintedBlock]] = {}
             for block in level:
-                printed = self._print_block(block)
-                self.printed[block.path] = printed
-                groups.setdefault(printed.text(), []).append(printed)
-            definitions += [self._define(group) for group in groups.values()]
+                self.printed[block.path] = self._print_block(block)
+            groups = _of_one_class([self.printed[block.path] for block in level])
+            for group in groups:
+                _add_optional_fields(group)
+            definitions += [self._define(group) for group in groups]
         return definitions
 
     def _print_block(self, block: Block) -> PrintedBlock:
-        holes = Holes()
-        fields = []
+        method = self._method(block, generic_names(block))
+        holes, fields, optional = Holes(), [], {}
         for field, child in block.children.items():
+            if isinstance(child, Lifted | Leaf) and self._is_for_others(block, child):
+                own = Holes()
+                annotation, constructor = self._field(field, child, own)
+                given: dict[int, ast.expr | None] = {number: literal(found.value) for number, found in enumerate(own)}
+                optional[field] = annotation, Fill(given).visit(constructor)
+                continue
             annotation, constructor = self._field(field, child, holes)
             fields.append((field, annotation, constructor))
-        return PrintedBlock(block, fields, self._method(block, generic_names(block)), holes)
+        return PrintedBlock(block, fields, method, holes, optional)
+
+    def _is_for_others(self, block: Block, child: Lifted | Leaf) -> bool:
+        """Whether only blocks around a callable one use a layer of it."""
+        leaves = [leaf for leaf, _ in child.weights.values()] if isinstance(child, Lifted) else [child]
+        paths = {child.path, *(leaf.path for leaf in leaves)}
+        return block.items is not None and block is not self.root and not self.scans.uses(block.path, paths)
 
     def _method(
         self, block: Block, arguments: list[str], model_outputs: Collection[Value] = ()
@@ -208,6 +223,43 @@ class ClassPrinter:
         stem = identifier(re.sub(r"\d+$", "", text) if block.class_name is None else text).strip("_") or "Block"
         stem = stem if not stem[0].isdigit() else f"Block{stem}"
         return unique_names([stem], self._names, remember=True, reserved=self.imports.names)[0]
+
+
+def _of_one_class(level: list[PrintedBlock]) -> list[list[PrintedBlock]]:
+    """Groups blocks of equal text, whose optional fields do not contradict each other."""
+    groups: list[list[PrintedBlock]] = []
+    optional: list[dict[str, str]] = []
+    by_text: dict[str, list[int]] = {}
+    for printed in level:
+        own = {field: ast.dump(ast.Tuple([*parts], ast.Load())) for field, parts in printed.optional.items()}
+        known = by_text.setdefault(printed.text(), [])
+        fitting = (i for i in known if all(optional[i].get(field, text) == text for field, text in own.items()))
+        number = next(fitting, len(groups))
+        if number == len(groups):
+            groups.append([])
+            optional.append({})
+            known.append(number)
+        groups[number].append(printed)
+        optional[number] |= own
+    return groups
+
+
+def _add_optional_fields(group: list[PrintedBlock]) -> None:
+    """Gives the blocks of one class the fields that some of them have for others: they are `None` in the rest."""
+    order = list(max((printed.block.children for printed in group), key=len))
+    for field in dict.fromkeys(field for printed in group for field in printed.optional):
+        annotation, constructor = next(printed.optional[field] for printed in group if field in printed.optional)
+        having = [printed.optional.get(field) for printed in group]
+        if all(having):
+            for printed in group:
+                printed.fields.append((field, annotation, constructor))
+            continue
+        maybe = ast.BinOp(annotation, ast.BitOr(), literal(None))
+        for printed in group:
+            has_it = hole(Hole(f"has_{field}", field in printed.optional), printed.holes)
+            printed.fields.append((field, maybe, ast.IfExp(has_it, constructor, literal(None))))
+    for printed in group:
+        printed.fields.sort(key=lambda field: order.index(field[0]) if field[0] in order else len(order))
 
 
 # Parameters with a default that are nonetheless written without their name.

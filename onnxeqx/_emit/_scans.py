@@ -4,7 +4,7 @@ import ast
 import copy
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from .._names import Path, identifier
 from ._expressions import call, literal, name
@@ -49,7 +49,7 @@ class Scans:
     stacks: dict[Path, Stack] = dataclasses.field(default_factory=dict)
     _equal_from: dict[Path, int] = dataclasses.field(default_factory=dict)
     _named: set[tuple[Path, Path]] = dataclasses.field(default_factory=set)
-    _found: dict[Path, list[set[Stack]]] = dataclasses.field(default_factory=dict)
+    _found: dict[Path, list[dict[Path, Stack]]] = dataclasses.field(default_factory=dict)
 
     def constructed(self, sequence: Path, start: int) -> None:
         """Notes from which member on a tuple's members are constructed alike."""
@@ -58,6 +58,12 @@ class Scans:
     def named(self, block: Path, path: Path) -> None:
         """Notes that the function of a block uses what stands at a path."""
         self._named.add((block, path))
+
+    def uses(self, block: Path, paths: Collection[Path]) -> bool:
+        """Whether the function of a block uses what stands at one of these paths, or in it."""
+        return any(
+            user == block and any(path[: len(wanted)] == wanted for wanted in paths) for user, path in self._named
+        )
 
     def folded(self, block: Path, body: list[ast.stmt], sizes: dict[str, tuple[Path, int]]) -> list[ast.stmt]:
         """The lines of a block with the scans in it, or, where they are still looked for, as they are.
@@ -73,12 +79,11 @@ class Scans:
                     assert scan is not None, "it was found when the model was printed without it"
                     body = scan
             return body
-        found = {
-            stack
-            for text, (sequence, size) in sizes.items()
-            for start in range(self._equal_from.get(sequence, size), size - SHORTEST + 1)
-            if _scan(body, text, stack := Stack(block, sequence, start, size), self.remat) is not None
-        }
+        found: dict[Path, Stack] = {}
+        for text, (sequence, size) in sizes.items():
+            stacks = (Stack(block, sequence, start, size) for start in range(size - SHORTEST + 1))
+            first = next((stack for stack in stacks if _scan(body, text, stack, self.remat) is not None), None)
+            found |= {} if first is None else {sequence: first}
         self._found.setdefault(block, []).append(found)
         return body
 
@@ -86,9 +91,13 @@ class Scans:
         """After the first printing: the longest runs that every printing of their block has, the outermost first."""
         stacks: dict[Path, Stack] = {}
         for printings in self._found.values():
-            for stack in sorted(set.intersection(*printings), key=lambda stack: stack.start):
-                if stack.sequence not in stacks and not self._is_named_elsewhere(stack):
-                    stacks[stack.sequence] = stack
+            for sequence in set.intersection(*map(set, printings)):
+                found = [printing[sequence] for printing in printings]
+                start = max(self._equal_from.get(sequence, found[0].size), *(stack.start for stack in found))
+                stack = dataclasses.replace(found[0], start=start)
+                if len(stack.layers) >= SHORTEST and not self._is_named_elsewhere(stack):
+                    stacks[sequence] = stack
+        stacks = dict(sorted(stacks.items()))
         inside = {layer for stack in stacks.values() for layer in stack.layers}
         return {
             sequence: stack
@@ -108,13 +117,14 @@ class Scans:
 def _scan(body: list[ast.stmt], text: str, stack: Stack, remat: bool) -> list[ast.stmt] | None:
     """The lines with the calls of the stacked members made one; `None` if they do more than hand a value on."""
     members = [f"{text}[{number}]" for number in range(stack.start, stack.size)]
-    first = next((i for i, line in enumerate(body) if _count(line, members[0])), None)
+    mentions = [_mentions(line, text) for line in body]
+    first = next((i for i, line in enumerate(mentions) if members[0] in line), None)
     if first is None:
         return None
     lines, after = body[first : first + len(members)], body[first + len(members) :]
-    mentions = [sum(_count(line, member) for line in body) for member in members]
-    in_turn = all(_count(line, member) == 1 for line, member in zip(lines, members, strict=False))
-    if len(lines) < len(members) or not in_turn or set(mentions) != {1}:
+    in_turn = mentions[first : first + len(members)] == [[member] for member in members]
+    elsewhere = {member for line in (*mentions[:first], *mentions[first + len(members) :]) for member in line}
+    if not in_turn or not elsewhere.isdisjoint(members):
         return None
     run = _Run.of(lines, members)
     if run is None or run.hidden & _reads(after):
@@ -282,8 +292,10 @@ def _unpacked(names: list[str]) -> ast.expr:
     return ast.Tuple([ast.Name(text, ast.Store()) for text in names], ast.Store())
 
 
-def _count(line: ast.stmt, member: str) -> int:
-    return sum(isinstance(node, ast.Subscript) and ast.unparse(node) == member for node in ast.walk(line))
+def _mentions(line: ast.stmt, sequence: str) -> list[str]:
+    """The members of a sequence that a line names."""
+    subscripts = (ast.unparse(node) for node in ast.walk(line) if isinstance(node, ast.Subscript))
+    return [text for text in subscripts if text.startswith(f"{sequence}[")]
 
 
 def _reads(lines: Sequence[ast.stmt]) -> set[str]:

@@ -51,7 +51,7 @@ def _attention(match: Match) -> Replacement | None:
     if key_heads is None or axis not in (-1, 3) or _rank(match["query"]) != 4:
         return None
     found = match.values
-    factor = math.prod(match.number(name) for name in ("scale", "key_scale") if name in found)
+    factor = math.prod((match.number(name) for name in ("scale", "key_scale") if name in found), start=1.0)
     factor = factor / match.number("divisor") if "divisor" in found else factor
     biases = [found[name] for name in ("bias", "more_bias") if name in found]
     if not _fit(found["query"], found["keys"], found["value"]) or not all(_adds_to(found["query"], b) for b in biases):
