@@ -75,7 +75,8 @@ def outputs_and_gradients(model: Any, inputs: list[Any]) -> Any:
 def test_the_same_numbers_and_gradients(name):
     inputs = inputs_of(name)
     outputs, gradients = outputs_and_gradients(unrolled(name), inputs)
-    for model in (scanned(name), onnxeqx.stack(unrolled(name), remat=True)):
+    rematerialised = [onnxeqx.stack(unrolled(name), remat=True)] if name == BERT else []
+    for model in (scanned(name), *rematerialised):
         found, found_gradients = outputs_and_gradients(model, inputs)
         for a, b in zip(found, outputs, strict=True):
             np.testing.assert_allclose(a, b, atol=1e-5 * float(jnp.abs(b).max()), rtol=0)

@@ -460,18 +460,16 @@ def test_a_second_process_is_refused(files, tmp_path):
     assert invoke(*command(files, folder, "--epochs", 1)).exit_code == 0
     before = {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     holding = "import sys, filelock\nwith filelock.FileLock(sys.argv[1]): print(); sys.stdin.read()"
-    holder = subprocess.Popen(
-        [sys.executable, "-c", holding, str(folder / ".lock")],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-    )
-    holder.stdout.readline()
-    for options in (["--resume"], ["--force"]):
-        words = ["train", "--output", folder, *options]
-        words += [] if "--resume" in options else [files / "net.onnx", "--data", files / "data.npz"]
-        refused(invoke(*words), r"Another process is training in .*run: wait until it is done, or choose another")
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"} == before
-    holder.kill()  # a killed process leaves no lock
-    holder.wait()
+    with subprocess.Popen(
+        [sys.executable, "-c", holding, str(folder / ".lock")], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as holder:
+        holder.stdout.readline()
+        for options in (["--resume"], ["--force"]):
+            words = ["train", "--output", folder, *options]
+            words += [] if "--resume" in options else [files / "net.onnx", "--data", files / "data.npz"]
+            refused(invoke(*words), r"Another process is training in .*run: wait until it is done, or choose another")
+        after = {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".lock"}
+        holder.kill()  # a killed process leaves no lock
+    assert after == before
     assert invoke("train", "--output", folder, "--resume").exit_code == 0
     assert not (folder / ".lock").exists()
