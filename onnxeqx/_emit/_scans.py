@@ -48,7 +48,7 @@ class Scans:
     remat: bool = False
     stacks: dict[Path, Stack] = dataclasses.field(default_factory=dict)
     _equal_from: dict[Path, int] = dataclasses.field(default_factory=dict)
-    _named: set[tuple[Path, Path]] = dataclasses.field(default_factory=set)
+    _named: dict[Path, dict[Path, None]] = dataclasses.field(default_factory=dict)
     _found: dict[Path, list[dict[Path, Stack]]] = dataclasses.field(default_factory=dict)
 
     def constructed(self, sequence: Path, start: int) -> None:
@@ -57,13 +57,11 @@ class Scans:
 
     def named(self, block: Path, path: Path) -> None:
         """Notes that the function of a block uses what stands at a path."""
-        self._named.add((block, path))
+        self._named.setdefault(block, {})[path] = None
 
     def uses(self, block: Path, paths: Collection[Path]) -> bool:
         """Whether the function of a block uses what stands at one of these paths, or in it."""
-        return any(
-            user == block and any(path[: len(wanted)] == wanted for wanted in paths) for user, path in self._named
-        )
+        return any(path[: len(wanted)] == wanted for path in self._named.get(block, ()) for wanted in paths)
 
     def folded(self, block: Path, body: list[ast.stmt], sizes: dict[str, tuple[Path, int]]) -> list[ast.stmt]:
         """The lines of a block with the scans in it, or, where they are still looked for, as they are.
@@ -75,15 +73,20 @@ class Scans:
         if self.stacks:
             for text, (sequence, _) in sizes.items():
                 if sequence in self.stacks and self.stacks[sequence].caller == block:
-                    scan = _scan(body, text, self.stacks[sequence], self.remat)
+                    scan = _scan(body, _mentions(body, text), text, self.stacks[sequence], self.remat)
                     assert scan is not None, "it was found when the model was printed without it"
                     body = scan
             return body
         found: dict[Path, Stack] = {}
         for text, (sequence, size) in sizes.items():
-            stacks = (Stack(block, sequence, start, size) for start in range(size - SHORTEST + 1))
-            first = next((stack for stack in stacks if _scan(body, text, stack, self.remat) is not None), None)
-            found |= {} if first is None else {sequence: first}
+            mentions = _mentions(body, text)
+            if sum(map(len, mentions)) < SHORTEST:
+                continue  # another block calls them
+            for start in range(size - SHORTEST + 1):
+                stack = Stack(block, sequence, start, size)
+                if _scan(body, mentions, text, stack, self.remat) is not None:
+                    found[sequence] = stack
+                    break
         self._found.setdefault(block, []).append(found)
         return body
 
@@ -109,15 +112,21 @@ class Scans:
         """Whether other blocks reach into the layers, as those that share a weight do."""
         layers, length = set(stack.layers), len(stack.sequence) + 1
         return any(
-            path[:length] in layers and user[:length] not in layers and (user != stack.caller or len(path) > length)
-            for user, path in self._named
+            path[:length] in layers and (user != stack.caller or len(path) > length)
+            for user, paths in self._named.items()
+            if user[:length] not in layers
+            for path in paths
         )
 
 
-def _scan(body: list[ast.stmt], text: str, stack: Stack, remat: bool) -> list[ast.stmt] | None:
-    """The lines with the calls of the stacked members made one; `None` if they do more than hand a value on."""
+def _scan(
+    body: list[ast.stmt], mentions: list[list[str]], text: str, stack: Stack, remat: bool
+) -> list[ast.stmt] | None:
+    """The lines with the calls of the stacked members made one; `None` if they do more than hand a value on.
+
+    `mentions` are the members that each line names.
+    """
     members = [f"{text}[{number}]" for number in range(stack.start, stack.size)]
-    mentions = [_mentions(line, text) for line in body]
     first = next((i for i, line in enumerate(mentions) if members[0] in line), None)
     if first is None:
         return None
@@ -292,10 +301,11 @@ def _unpacked(names: list[str]) -> ast.expr:
     return ast.Tuple([ast.Name(text, ast.Store()) for text in names], ast.Store())
 
 
-def _mentions(line: ast.stmt, sequence: str) -> list[str]:
-    """The members of a sequence that a line names."""
-    subscripts = (ast.unparse(node) for node in ast.walk(line) if isinstance(node, ast.Subscript))
-    return [text for text in subscripts if text.startswith(f"{sequence}[")]
+def _mentions(body: Sequence[ast.stmt], sequence: str) -> list[list[str]]:
+    """The members of a sequence that each line names."""
+    subscripts = ([node for node in ast.walk(line) if isinstance(node, ast.Subscript)] for line in body)
+    texts = ([ast.unparse(node) for node in line] for line in subscripts)
+    return [[text for text in line if text.startswith(f"{sequence}[")] for line in texts]
 
 
 def _reads(lines: Sequence[ast.stmt]) -> set[str]:
