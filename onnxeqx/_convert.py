@@ -11,6 +11,7 @@ import onnx
 import onnx_ir as ir
 
 from ._emit import Header, emit, emit_stacked
+from ._errors import ConversionError
 from ._expand import expand
 from ._fold import fold
 from ._graph import Graph, Leaf
@@ -109,6 +110,8 @@ def convert(
 
     **Raises:** `UnsupportedOpsError`, `ConversionError`.
     """
+    if remat and not scan_layers:
+        raise ConversionError("remat (--remat) is of stacked layers; give scan_layers=True (--scan-layers) as well.")
     plugins = plugins or host()
     expand(model, plugins.registry)
     graph = fold(lower(model, plugins.registry))
@@ -129,7 +132,7 @@ def convert(
         source, stacks = emit_stacked(graph, root, header, remat=remat)
     else:
         source, stacks = emit(graph, root, header), {}
-    return Printed(source, leaves, weightless, root, graph, patterns, dropouts, stacks, remat and scan_layers)
+    return Printed(source, leaves, weightless, root, graph, patterns, dropouts, stacks, remat)
 
 
 def _leaves_by_path(graph: Graph) -> dict[str, tuple[Leaf, str]]:

@@ -244,6 +244,11 @@ def test_nothing_to_stack():
         onnxeqx.stack(onnxeqx.load_model(sample_model(BERT)))  # it has two
 
 
+def test_remat_is_of_stacked_layers():
+    with pytest.raises(onnxeqx.ConversionError, match="give scan_layers=True"):
+        onnxeqx.load_model(deep(), remat=True)
+
+
 def test_edited_source_is_not_undone(tmp_path):
     onnxeqx.save(unrolled(), tmp_path / "folder")
     source = tmp_path / "folder" / "model.py"
