@@ -281,3 +281,22 @@ def test_tables_of_other_sizes_are_of_other_classes(tmp_path):
     assert "eqx.nn.Embedding(8, 8, key=KEY)" in source
     assert "eqx.nn.Embedding(10, 8, key=KEY)" in source
     check(model, tmp_path)
+
+
+def test_layers_that_take_a_weight_of_the_first_are_stacked(tmp_path):
+    """As ConvNeXt's, whose exporter merged the equal scales of all layers into that of the first."""
+    network = Network()
+    network.tensors.append(onnx.numpy_helper.from_array(np.linspace(0.5, 1.5, 8, dtype=np.float32), "layers.0.scale"))
+    x = "x"
+    for number in range(6):
+        y = network.linear(x, f"layers.{number}.fc")
+        x = network.node(
+            "Add", network.node("Mul", y, "layers.0.scale", scope=f"layers.{number}"), x, scope=f"layers.{number}"
+        )
+    model = renamed(network.model(x))
+    stacked = convert(read_proto(model), "network", scan_layers=True)
+    assert stacked.stacks == {"layers.1": tuple(f"layers.{number}" for number in range(1, 6))}
+    assert "scan_layers(lambda layer, x: layer(x, self.layers[0].scale), self.layers[1], x)" in stacked.source
+    values = np.random.default_rng(2).standard_normal((3, 8)).astype(np.float32)
+    single, scanned = onnxeqx.load_model(model), onnxeqx.load_model(model, scan_layers=True)
+    np.testing.assert_allclose(scanned(values), single(values), rtol=1e-5, atol=1e-5)

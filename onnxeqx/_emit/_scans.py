@@ -126,16 +126,16 @@ def _scan(
 
     `mentions` are the members that each line names.
     """
-    members = [f"{text}[{number}]" for number in range(stack.start, stack.size)]
-    first = next((i for i, line in enumerate(mentions) if members[0] in line), None)
+    members = {f"{text}[{number}]": None for number in range(stack.start, stack.size)}
+    mentions = [[member for member in line if member in members] for line in mentions]
+    first = next((i for i, line in enumerate(mentions) if line), None)
     if first is None:
         return None
     lines, after = body[first : first + len(members)], body[first + len(members) :]
     in_turn = mentions[first : first + len(members)] == [[member] for member in members]
-    elsewhere = {member for line in (*mentions[:first], *mentions[first + len(members) :]) for member in line}
-    if not in_turn or not elsewhere.isdisjoint(members):
+    if not in_turn or any(mentions[first + len(members) :]):
         return None
-    run = _Run.of(lines, members)
+    run = _Run.of(lines, list(members))
     if run is None or run.hidden & _reads(after):
         return None
     stacked = ast.parse(f"{text}[{stack.start}]" if stack.start else text, mode="eval").body
