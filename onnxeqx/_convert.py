@@ -22,7 +22,7 @@ from ._names import assign_paths
 from ._nest import Block, nest
 from ._patterns import Patterns
 from ._read import graph_protos, proto_without, tensor_of
-from ._stacks import Stacks, stacked
+from ._stacks import Stacks, by_stack
 from ._weights import TRANSFORMS
 from .plugins.manager import PluginHost, host
 
@@ -90,7 +90,7 @@ class Printed:
     def weights(self) -> dict[str, np.ndarray]:
         """The stored tensors by key path, in the model's layout."""
         single = {path: TRANSFORMS[transform](leaf.load()) for path, (leaf, transform) in self.leaves.items()}
-        return stacked(single, self.stacks, lambda _, layers: np.stack(layers))
+        return by_stack(single, self.stacks, lambda _, layers: np.stack(layers))
 
 
 def convert(

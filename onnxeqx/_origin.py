@@ -11,7 +11,7 @@ import numpy as np
 from ._convert import Printed, Provenance
 from ._errors import ConversionError
 from ._insert import Dropout
-from ._stacks import Stacks, set_stacks, stacks_of, unstacked
+from ._stacks import Stacks, by_layer, set_stacks, stacks_of
 from ._weights import arrays
 from .runtime import split_layers
 
@@ -72,7 +72,7 @@ def set_origin(module: types.ModuleType, origin: Origin) -> None:
 
 def single_arrays(model: Any) -> dict[str, np.ndarray]:
     """The model's leaves on the host, by the key paths of single layers, as its provenance has them."""
-    return unstacked(arrays(model), stacks_of(model), split_layers)
+    return by_layer(arrays(model), stacks_of(model), split_layers)
 
 
 def known_origin(model: Any) -> Origin | None:

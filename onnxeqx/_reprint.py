@@ -17,11 +17,11 @@ from ._module import import_source
 from ._origin import Origin, known_origin, origin_of, set_origin, single_arrays
 from ._outputs import cut, value_names
 from ._save_onnx import resized
-from ._stacks import stacked, stacks_of, unstacked
+from ._stacks import by_layer, by_stack, stacks_of
 from ._stand_ins import with_stand_ins
 from ._weights import dotted_path
 from .plugins.manager import host
-from .runtime import split_layers, stacked as stacked_layers
+from .runtime import split_layers, stacked
 
 Model = TypeVar("Model")
 P = ParamSpec("P")
@@ -100,7 +100,7 @@ def transplanted(model: Any, printed: Any) -> Any:
     kept, _ = _flatten(model)
     wanted, structure = _flatten(printed)
     if stacks_of(model) != stacks_of(printed):
-        kept = stacked(unstacked(kept, stacks_of(model), split_layers), stacks_of(printed), _join)
+        kept = by_stack(by_layer(kept, stacks_of(model), split_layers), stacks_of(printed), _join)
     missing = next((path for path in wanted if path not in kept), None)
     if missing is not None:
         raise ConversionError(
@@ -122,7 +122,7 @@ def _flatten(model: Any) -> tuple[dict[str, Any], Any]:
 
 def _join(path: str, layers: list[Any]) -> Any:
     try:
-        return stacked_layers(layers)
+        return stacked(layers)
     except ValueError as error:
         raise ConversionError(
             f"The layers cannot be stacked: what stands at {path} is not of one kind and shape in all of them; change all of "

@@ -33,7 +33,7 @@ def parameters(
     **Returns:** a PyTree of the model's structure: true for the parameters chosen, false for everything else. Buffers and
     constants are never chosen.
 
-    **Raises:** `WeightsError` if a pattern matches no parameter.
+    **Raises:** `WeightsError` if a pattern matches no parameter, or only some of the layers in a stacked leaf.
 
     !!! Warning
 
@@ -107,7 +107,7 @@ def partition(
     - `groups`: patterns of key paths for each label, as in [`onnxeqx.parameters`][]. Later groups win.
     - `default`: the label of every other leaf.
 
-    **Raises:** on `init`, `WeightsError` if a pattern matches nothing.
+    **Raises:** on `init`, `WeightsError` if a pattern matches nothing, or only some of the layers in a stacked leaf.
     """
 
     def labels(tree: Any) -> list[str]:

@@ -35,7 +35,7 @@ def of_each_layer(path: str, stacks: Stacks) -> list[str]:
     return [path]
 
 
-def unstacked(leaves: Mapping[str, T], stacks: Stacks, split: Callable[[T, int], list[T]]) -> dict[str, T]:
+def by_layer(leaves: Mapping[str, T], stacks: Stacks, split: Callable[[T, int], list[T]]) -> dict[str, T]:
     """What stands at the key paths of a model with stacked blocks, by the key paths of single layers.
 
     `split` takes apart what stands for so many layers.
@@ -47,7 +47,7 @@ def unstacked(leaves: Mapping[str, T], stacks: Stacks, split: Callable[[T, int],
     return found
 
 
-def stacked(leaves: Mapping[str, T], stacks: Stacks, join: Callable[[str, list[T]], T]) -> dict[str, T]:
+def by_stack(leaves: Mapping[str, T], stacks: Stacks, join: Callable[[str, list[T]], T]) -> dict[str, T]:
     """What stands at the key paths of single layers, by the key paths of a model with stacked blocks.
 
     `join` is given a key path and what the layers have there. What only some of them have, the stacked block has not.

@@ -11,6 +11,7 @@ from .._graph import Graph, Role
 from .._lower import is_floating
 from .._nest import Block
 from .._stacks import Stacks
+from ._calls import Context
 from ._classes import ClassPrinter
 from ._expressions import Imports, dotted, literal
 from ._idioms import Idioms
@@ -52,7 +53,7 @@ def emit(graph: Graph, root: Block, header: Header, scans: Scans | None = None) 
     ):
         imports.member("onnxeqx.runtime", member)
     main_dtype = _main_dtype(graph)
-    classes = ClassPrinter(root, imports, main_dtype, Idioms(graph), scans or Scans()).print()
+    classes = ClassPrinter(root, Context(imports, main_dtype, Idioms(graph), scans or Scans())).print()
     _decorate_model(classes[-1], graph, main_dtype)
     used = {node.id for definition in classes for node in ast.walk(definition) if isinstance(node, ast.Name)}
     uses_key = "KEY" in used

@@ -1,6 +1,7 @@
 """Printing calls and their operands: expressions of operators, layers, constants and sizes."""
 
 import ast
+import dataclasses
 import functools
 import itertools
 from typing import Any
@@ -35,6 +36,27 @@ _FINITE_BF16 = float(ml_dtypes.finfo(ml_dtypes.bfloat16).max)
 _PYTHON_DTYPES = {"bool": "bool", "int64": "int", "float64": "float"}
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class Context:
+    """What the functions of one model are printed with.
+
+    **Fields:**
+
+    - `imports`: collects the modules that the printed text needs.
+    - `main_dtype`: the floating dtype in which most parameters are stored. Where the model is cast to another one, values of
+      this dtype follow.
+    - `idioms`: which calls print as an expression of their own.
+    - `scans`: which tuples of blocks are printed as stacked ones.
+    - `weightless`: the blocks printed so far that take the dtype as an argument.
+    """
+
+    imports: Imports
+    main_dtype: np.dtype
+    idioms: Idioms
+    scans: Scans
+    weightless: set[Path] = dataclasses.field(default_factory=set)
+
+
 class CallPrinter:
     """Prints the expressions of one function. [`onnxeqx._emit._function.FunctionPrinter`][] says which values have names.
 
@@ -48,17 +70,10 @@ class CallPrinter:
     uses_dtype: bool
     _draws: "itertools.count[int]"
 
-    def __init__(
-        self,
-        block: Block,
-        imports: Imports,
-        main_dtype: np.dtype,
-        idioms: Idioms,
-        weightless: set[Path],
-        scans: Scans,
-    ) -> None:
-        self.block, self.imports, self.main_dtype, self.idioms = block, imports, main_dtype, idioms
-        self.weightless, self.scans = weightless, scans
+    def __init__(self, block: Block, context: Context) -> None:
+        self.block, self.context = block, context
+        self.imports, self.main_dtype, self.idioms = context.imports, context.main_dtype, context.idioms
+        self.weightless, self.scans = context.weightless, context.scans
         self.uses_dtype = False
         self._body_names: dict[str, str] = {}
         self._nearby: list[Value] = []

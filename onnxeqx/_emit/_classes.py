@@ -13,10 +13,9 @@ from .._graph import Leaf, Lifted, Role, Value
 from .._names import Path, identifier
 from .._nest import Block
 from ._arguments import agreed_names, generic_names
-from ._expressions import Imports, call, dotted, dtype, function, is_literal, literal, name
+from ._calls import Context
+from ._expressions import call, dotted, dtype, function, is_literal, literal, name
 from ._function import FunctionPrinter, leaves
-from ._idioms import Idioms
-from ._scans import Scans
 from ._tuples import Fill, Hole, Holes, Member, equal_from, hole, stack_of, tuple_of, unique_names
 
 
@@ -50,10 +49,9 @@ class PrintedBlock:
 class ClassPrinter:
     """Prints the classes of a model, the innermost first."""
 
-    def __init__(self, root: Block, imports: Imports, main_dtype: np.dtype, idioms: Idioms, scans: Scans) -> None:
-        self.root, self.imports, self.main_dtype, self.idioms, self.scans = root, imports, main_dtype, idioms, scans
+    def __init__(self, root: Block, context: Context) -> None:
+        self.root, self.context, self.imports, self.scans = root, context, context.imports, context.scans
         self.printed: dict[Path, PrintedBlock] = {}
-        self._weightless: set[Path] = set()
         self._names: set[str] = {"Model"}
 
     def print(self) -> list[ast.ClassDef]:
@@ -93,16 +91,7 @@ class ClassPrinter:
     ) -> ast.FunctionDef | None:
         if block.items is None:
             return None
-        printer = FunctionPrinter(
-            block,
-            self.imports,
-            self.main_dtype,
-            self.idioms,
-            self._weightless,
-            self.scans,
-            arguments=arguments,
-            model_outputs=model_outputs,
-        )
+        printer = FunctionPrinter(block, self.context, arguments=arguments, model_outputs=model_outputs)
         return printer.print()
 
     def _field(self, field: str, child: Block | Lifted | Leaf, holes: Holes) -> tuple[ast.expr, ast.expr]:

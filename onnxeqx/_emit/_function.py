@@ -5,8 +5,6 @@ import builtins
 import itertools
 from collections.abc import Collection, Iterator
 
-import numpy as np
-
 from .._fold import symbol_dims
 from .._graph import Call, Graph, Kind, Leaf, Role, Value
 from .._lower import is_floating
@@ -15,11 +13,9 @@ from .._nest import Block, BlockCall
 from .._reads import axis_of
 from .._symbolic import Dim
 from ._arguments import GENERIC, generic_names, result_name
-from ._calls import CallPrinter
-from ._expressions import Imports, call as call_of, dotted, dtype as dtype_of, function, literal, name as name_of
-from ._idioms import Idioms
+from ._calls import CallPrinter, Context
+from ._expressions import call as call_of, dotted, dtype as dtype_of, function, literal, name as name_of
 from ._loops import fold_loops
-from ._scans import Scans
 from ._statements import Item, Statement, open_dims, operands, plan
 
 
@@ -29,12 +25,7 @@ class FunctionPrinter(CallPrinter):
     **Arguments:**
 
     - `block`: a callable block.
-    - `imports`: collects the modules that the printed text needs.
-    - `main_dtype`: the floating dtype in which most parameters are stored. Where the model is cast to another one, values of
-      this dtype follow.
-    - `idioms`: which calls print as an expression of their own.
-    - `weightless`: the blocks printed so far that take the dtype as an argument; this one is added if it does.
-    - `scans`: which tuples of blocks are printed as stacked ones.
+    - `context`: what the functions of the model are printed with.
     - `around`: for the body of a control-flow call, the printer of the function around it, whose names it sees.
     - `arguments`: what the inputs of the block are called; generic names by default.
     - `model_outputs`: the values that may be called as the model calls its outputs.
@@ -43,16 +34,12 @@ class FunctionPrinter(CallPrinter):
     def __init__(
         self,
         block: Block,
-        imports: Imports,
-        main_dtype: np.dtype,
-        idioms: Idioms,
-        weightless: set[Path],
-        scans: Scans,
+        context: Context,
         around: "FunctionPrinter | None" = None,
         arguments: list[str] | None = None,
         model_outputs: Collection[Value] = (),
     ) -> None:
-        super().__init__(block, imports, main_dtype, idioms, weightless, scans)
+        super().__init__(block, context)
         self.around = around
         self._arguments = arguments or generic_names(block)
         self._model_outputs = model_outputs
@@ -69,7 +56,7 @@ class FunctionPrinter(CallPrinter):
         self._current: Statement | None = None
         for item in block.items or ():
             if isinstance(item, Call):  # no variable may take the name of a module that is called
-                imports.name(item.op.function.__module__)
+                self.imports.name(item.op.function.__module__)
 
     def print(self) -> ast.FunctionDef:
         """The method, without decorators."""
@@ -100,7 +87,7 @@ class FunctionPrinter(CallPrinter):
     def _print_body(self, name: str, body: Graph) -> ast.FunctionDef:
         """A subgraph as a function inside this one: it sees `self` and the names given so far."""
         inside = Block(self.block.path, dict(self.block.children), list(body.calls), body.inputs, body.outputs)
-        printer = FunctionPrinter(inside, self.imports, self.main_dtype, self.idioms, self.weightless, self.scans, self)
+        printer = FunctionPrinter(inside, self.context, self)
         arguments, lines = printer._lines()
         self.uses_dtype |= printer.uses_dtype
         return function(name, arguments, lines)
