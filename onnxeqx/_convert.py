@@ -110,8 +110,7 @@ def convert(
 
     **Raises:** `UnsupportedOpsError`, `ConversionError`.
     """
-    if remat and not scan_layers:
-        raise ConversionError("remat (--remat) is of stacked layers; give scan_layers=True (--scan-layers) as well.")
+    check_remat(remat, scan_layers=scan_layers)
     plugins = plugins or host()
     expand(model, plugins.registry)
     graph = fold(lower(model, plugins.registry))
@@ -133,6 +132,12 @@ def convert(
     else:
         source, stacks = emit(graph, root, header), {}
     return Printed(source, leaves, weightless, root, graph, patterns, dropouts, stacks, remat)
+
+
+def check_remat(remat: bool, *, scan_layers: bool) -> None:
+    """**Raises:** `ConversionError` if layers are to be computed again that are not stacked."""
+    if remat and not scan_layers:
+        raise ConversionError("remat (--remat) is of stacked layers; give scan_layers=True (--scan-layers) as well.")
 
 
 def _leaves_by_path(graph: Graph) -> dict[str, tuple[Leaf, str]]:

@@ -10,7 +10,7 @@ from typing import Any
 import equinox as eqx
 import onnx
 
-from ._convert import Printed, Provenance, convert as run_pipeline
+from ._convert import Printed, Provenance, check_remat, convert as run_pipeline
 from ._errors import ReadError
 from ._insert import Dropout
 from ._module import import_source
@@ -63,6 +63,7 @@ def load(
         if input_shapes or outputs:
             option = "input_shapes" if input_shapes else "outputs"
             raise ReadError(f"{str(path)!r} is a converted folder; give {option} when converting the ONNX file.")
+        check_remat(remat, scan_layers=scan_layers)
         model = _load_folder(path)
         return stack(model, remat=remat) if scan_layers else model
     graph = cut_to(lambda: read(path, input_shapes), outputs)

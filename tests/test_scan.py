@@ -244,9 +244,12 @@ def test_nothing_to_stack():
         onnxeqx.stack(onnxeqx.load_model(sample_model(BERT)))  # it has two
 
 
-def test_remat_is_of_stacked_layers():
+def test_remat_is_of_stacked_layers(tmp_path):
     with pytest.raises(onnxeqx.ConversionError, match="give scan_layers=True"):
         onnxeqx.load_model(deep(), remat=True)
+    onnxeqx.save(unrolled(), tmp_path / "folder")
+    with pytest.raises(onnxeqx.ConversionError, match="give scan_layers=True"):
+        onnxeqx.load(tmp_path / "folder", remat=True)
 
 
 def test_edited_source_is_not_undone(tmp_path):

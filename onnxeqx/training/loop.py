@@ -11,7 +11,7 @@ import optax
 from jaxtyping import Array, PyTree
 
 from .._select import parameters
-from .data import Data
+from .data import Batch, Data
 from .devices import Devices
 from .errors import ConfigError, DivergedError
 from .losses import accuracy, cross_entropy
@@ -101,17 +101,8 @@ def fit(
     if restore is not None:
         state = restore(state)
     history = []
-    for event in training(
-        state,
-        data,
-        optimizer=optimizer,
-        loss=loss,
-        metrics=metrics,
-        epochs=epochs,
-        devices=placement,
-        validation_loss=validation_loss,
-        stop=stop,
-    ):
+    steps = make_train_step(optimizer, loss, metrics), make_eval_step(validation_loss or loss, metrics)
+    for event in training(state, data, *steps, epochs=epochs, devices=placement, stop=stop):
         for callback in callbacks:
             callback(event)
         if isinstance(event, EpochDone):
@@ -123,20 +114,24 @@ def fit(
 def training(
     state: TrainState,
     data: Data,
+    train_step: Callable[[TrainState, Batch], TrainState],
+    eval_step: Callable[[PyTree, dict[str, Array], Batch], dict[str, Array]],
     *,
-    optimizer: optax.GradientTransformation,
-    loss: Values,
-    metrics: Mapping[str, Values],
     epochs: int,
     devices: Devices,
-    validation_loss: Values | None = None,
     stop: Callable[[], bool] | None = None,
 ) -> Iterator[Event]:
-    """The loop of `fit` for those who want to stand in its middle; goes on from any state that is on these devices."""
-    train_step, eval_step = (
-        make_train_step(optimizer, loss, metrics),
-        make_eval_step(validation_loss or loss, metrics),
-    )
+    """The loop of `fit` for those who want to stand in its middle.
+
+    **Arguments:**
+
+    - `state`: to go on from, on these devices.
+    - `data`, `epochs`, `stop`: as of `fit`.
+    - `train_step`, `eval_step`: as `make_train_step` and `make_eval_step` make them.
+    - `devices`: over which batches are spread.
+
+    **Raises:** `DivergedError` if the training loss of an epoch is not finite.
+    """
     step, done = int(state.step), int(state.epoch)
     if step == 0:
         yield from _evaluation(state, data, devices, eval_step, 0, {"epoch": 0, "step": 0})
@@ -151,7 +146,7 @@ def training(
         row = {"epoch": epoch, "step": step} | _means(state.totals, "train_")
         if not math.isfinite(row["train_loss"]):
             raise DivergedError(f"The training loss of epoch {epoch} is not finite; try a lower learning rate (--lr).")
-        new_epoch = (state.epoch + 1, devices.replicated(zero_totals(metrics)))
+        new_epoch = (state.epoch + 1, devices.replicated(_no_totals(state)))
         state = eqx.tree_at(lambda s: (s.epoch, s.totals), state, new_epoch)
         yield from _evaluation(state, data, devices, eval_step, epoch, row)
 
@@ -159,11 +154,16 @@ def training(
 def _evaluation(
     state: TrainState, data: Data, devices: Devices, eval_step, epoch: int, row: dict[str, float]
 ) -> Iterator[Event]:
-    totals = devices.replicated(zero_totals(name for name in state.totals if name not in ("examples", "loss")))
+    totals = devices.replicated(_no_totals(state))
     for number, batch in enumerate(data.validation_batches(), 1):
         totals = jax.block_until_ready(eval_step(state.evaluated, totals, devices.spread(batch)))
         yield ValidationStep(state, epoch, number)
     yield EpochDone(state, epoch, row | _means(totals, "val_"))
+
+
+def _no_totals(state: TrainState) -> dict[str, Array]:
+    """The sums of an epoch that begins, of the metrics that the state has."""
+    return zero_totals(name for name in state.totals if name not in ("examples", "loss"))
 
 
 def _means(totals: Mapping[str, Array], prefix: str) -> dict[str, float]:

@@ -11,6 +11,7 @@ import equinox as eqx
 import filelock
 import jax
 import jax.numpy as jnp
+import optax
 import rich.console
 from jaxtyping import PyTree
 
@@ -90,14 +91,7 @@ def run(
         _open_folder(folder, config, clear=force and not resume)
         checkpoints = stack.enter_context(Checkpoints(folder / CHECKPOINTS))
         progress = stack.enter_context(Progress(console, data, epochs=config.epochs, done=checkpoints.latest()))
-        history = History(
-            folder / HISTORY,
-            extra=lambda row: {
-                # of the epoch's last update
-                "lr": float(jnp.asarray(schedule(max(row["step"] // config.grad_accum_steps - 1, 0)))),
-                "images_per_second": round(progress.images_per_second(), 1),
-            },
-        )
+        history = History(folder / HISTORY, extra=lambda row: _columns(row, config, schedule, progress))
         stop = stack.enter_context(stopping_on_signals(checkpoints.save, console.print))
         fitted = fit(
             task.model,
@@ -173,6 +167,17 @@ def _prepare(config: TrainConfig) -> _Task:
         preprocess,
         dataset.class_names,
     )
+
+
+def _columns(
+    row: dict[str, float], config: TrainConfig, schedule: optax.Schedule, progress: Progress
+) -> dict[str, float]:
+    """What the history has beside losses and metrics; the learning rate is that of the epoch's last update."""
+    update = max(int(row["step"]) // config.grad_accum_steps - 1, 0)
+    return {
+        "lr": float(jnp.asarray(schedule(update))),
+        "images_per_second": round(progress.images_per_second(), 1),
+    }
 
 
 def _smoothed(smoothing: float, from_probabilities: bool) -> Values:
