@@ -1,6 +1,7 @@
 """Turn ONNX files into Equinox models that train: readable source, named parameters, op plugins, and back to ONNX."""
 
 from . import nn as nn, patterns as patterns
+from ._append import append_head as append_head
 from ._dropout import insert_dropout as insert_dropout
 from ._errors import (
     ConversionError as ConversionError,

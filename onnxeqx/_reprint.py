@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
 import equinox as eqx
@@ -92,8 +92,10 @@ def in_source(model: Model, printed: Printed) -> Model:
     return transplanted(model, skeleton(printed, fresh))
 
 
-def transplanted(model: Any, printed: Any) -> Any:
+def transplanted(model: Any, printed: Any, added: Mapping[str, Any] | None = None) -> Any:
     """The classes of a printed model around the layers and leaves that `model` has at its key paths, whatever they are by now.
+
+    `added` are layers that only the printed model has, by key path.
 
     **Raises:** `ConversionError` if `model` does not have them all.
     """
@@ -101,6 +103,7 @@ def transplanted(model: Any, printed: Any) -> Any:
     wanted, structure = _flatten(printed)
     if stacks_of(model) != stacks_of(printed):
         kept = by_stack(by_layer(kept, stacks_of(model), split_layers), stacks_of(printed), _join)
+    kept |= added or {}
     missing = next((path for path in wanted if path not in kept), None)
     if missing is not None:
         raise ConversionError(

@@ -56,6 +56,14 @@ def parameters(
     return jtu.tree_map_with_path(lambda path, _: dotted_path(path) in selected, model)
 
 
+def matching_parameters(tree: Any, pattern: str) -> list[str]:
+    """The key paths, of single layers, of the leaves that a pattern chooses.
+
+    **Raises:** `WeightsError` if it matches none.
+    """
+    return list(_matching(list(key_paths(tree)), pattern, stacks_of(tree)))
+
+
 def _matching(paths: list[str], patterns: str | Sequence[str], stacks: Stacks) -> Iterator[str]:
     """The key paths of single layers' leaves that patterns choose, by these or by the key path of their stack."""
     single = {path: of_each_layer(path, stacks) for path in paths}

@@ -4,6 +4,7 @@ import contextlib
 import contextvars
 import dataclasses
 import functools
+import inspect
 import math
 import operator
 import types
@@ -306,9 +307,15 @@ def model_call(
 
         # Callers bind by ONNX names, which need not be the names of the parameters.
         del checked.__wrapped__
+        if draws:
+            vars(checked)["__signature__"] = inspect.signature(_with_key)
         return checked
 
     return decorate
+
+
+def _with_key(self: Any, /, *args: Any, key: Any = None, **kwargs: Any) -> Any:
+    """What `inspect.signature` shows of models that draw random numbers."""
 
 
 def _bind_inputs(specs: "dict[str, _InputSpec]", args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from .._errors import PluginError
 from . import commands
 from .conformance import conformance
 from .inspect import inspect
+from .runs import evaluate, export
 from .train import train
 
 app = typer.Typer(
@@ -21,6 +22,8 @@ app = typer.Typer(
 for command in (
     inspect,
     train,
+    evaluate,
+    export,
     commands.convert,
     commands.verify,
     commands.ops,

@@ -1,9 +1,14 @@
-"""A linear layer with a low-rank update beside its weight."""
+"""Linear layers and convolutions with a low-rank update beside their weight."""
+
+import math
+from typing import ClassVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
+
+from ._conv import Conv
 
 
 class LoRALinear(eqx.Module):
@@ -48,6 +53,48 @@ class LoRALinear(eqx.Module):
         linear = eqx.filter_eval_shape(
             eqx.nn.Linear, width_in, width_out, use_bias=self.bias is not None, key=jax.random.key(0)
         )
-        return eqx.tree_at(
-            lambda layer: (layer.weight, layer.bias), linear, (weight, self.bias), is_leaf=lambda leaf: leaf is None
-        )
+        return eqx.tree_at(lambda layer: (layer.weight, layer.bias), linear, (weight, self.bias), is_leaf=_is_none)
+
+
+class LoRAConv(eqx.Module):
+    """[`onnxeqx.nn.Conv`][] whose weight is `weight + scale * lora_up @ lora_down`, reshaped to the kernel.
+
+    `lora_up` begins as zeros, so that a new layer computes what the old one did.
+
+    https://arxiv.org/abs/2106.09685
+    """
+
+    batched: ClassVar[bool] = True
+
+    weight: Float[Array, "out_channels in_channels/groups *kernel"]
+    bias: Float[Array, " out_channels"] | None
+    lora_down: Float[Array, "rank in_channels/groups*kernel"]
+    lora_up: Float[Array, "out_channels rank"]
+    scale: float = eqx.field(static=True)
+    geometry: Conv
+
+    def __init__(self, conv: Conv, rank: int, scale: float, *, key: PRNGKeyArray):
+        """**Arguments:**
+
+        - `conv`: the layer, whose `weight` and `bias` are kept.
+        - `rank`, `scale`, `key`: as of [`onnxeqx.nn.LoRALinear`][].
+        """
+        self.weight, self.bias, self.scale = conv.weight, conv.bias, scale
+        self.geometry = eqx.tree_at(lambda layer: (layer.weight, layer.bias), conv, (None, None), is_leaf=_is_none)
+        fan_in, bound = math.prod(conv.weight.shape[1:]), math.prod(conv.weight.shape[1:]) ** -0.5
+        self.lora_down = jax.random.uniform(key, (rank, fan_in), conv.weight.dtype, -bound, bound)
+        self.lora_up = jnp.zeros((conv.weight.shape[0], rank), conv.weight.dtype)
+
+    def __call__(self, x: Float[Array, "..."]) -> Float[Array, "..."]:
+        """As [`onnxeqx.nn.Conv`][]."""
+        return self.merged()(x)
+
+    def merged(self) -> Conv:
+        """A plain convolution that computes the same."""
+        update = self.scale * (self.lora_up @ self.lora_down)
+        fields = (self.weight + update.reshape(self.weight.shape), self.bias)
+        return eqx.tree_at(lambda layer: (layer.weight, layer.bias), self.geometry, fields, is_leaf=_is_none)
+
+
+def _is_none(leaf: object) -> bool:
+    return leaf is None

@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     import typer
 
     from .._registry import Registry
+    from ..training.registry import TrainingRegistry
 
 hookspec = pluggy.HookspecMarker("onnxeqx")
 hookimpl = pluggy.HookimplMarker("onnxeqx")
@@ -21,6 +22,16 @@ def onnxeqx_register_ops(registry: "Registry") -> None:
 @hookspec
 def onnxeqx_register_layers(registry: "Registry") -> None:
     """Hand lift rules (marked by `@onnxeqx.lift`) to `registry.add(function)`; they are tried before the built-in ones."""
+
+
+@hookspec
+def onnxeqx_register_losses(registry: "TrainingRegistry") -> None:
+    """Add losses, metrics and tasks of training by `registry.add_loss(name, function)`, `add_metric` and `add_task`."""
+
+
+@hookspec
+def onnxeqx_register_datasets(registry: "TrainingRegistry") -> None:
+    """Add data sets that `onnxeqx train --data NAME` opens by `registry.add_dataset(name, source)`."""
 
 
 @hookspec

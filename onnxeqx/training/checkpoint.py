@@ -9,13 +9,14 @@ from typing import Any, Self
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 from jaxtyping import Array, PyTree
 
 from .._weights import dotted_path, write_whole
 from .errors import CheckpointError
-from .loop import EpochDone, Event
+from .loop import EpochDone, Event, StepDone
 from .state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -25,34 +26,49 @@ class Checkpoints:
     """Keeps `folder/last/<step>` and `folder/best/<step>`; a callback of `fit`.
 
     A checkpoint holds what changes: trained leaves, optimiser state and position, each array by its key path, and a
-    digest of the frozen weights. A new one is complete before an old one goes; of `last`, two are kept, so that a
-    damaged newest one costs an epoch, not the run.
+    digest of the frozen weights. It is written while training goes on. A new one is complete before an old one goes; of `last`,
+    two are kept, so that a damaged newest one costs an epoch, not the run.
 
     **Arguments:**
 
     - `folder`: created when missing.
-    - `metric`: the column of the history that decides which is best; larger is better.
+    - `metric`: the column of the history that decides which is best.
+    - `larger_is_better`: whether its larger values are.
+    - `keep_best`: how many of the best epochs are kept.
+    - `every_steps`: save after so many steps too, beside after each epoch.
     """
 
-    def __init__(self, folder: pathlib.Path, *, metric: str = "val_accuracy"):
+    def __init__(
+        self,
+        folder: pathlib.Path,
+        *,
+        metric: str = "val_accuracy",
+        larger_is_better: bool = True,
+        keep_best: int = 1,
+        every_steps: int | None = None,
+    ):
         self.metric = metric
+        self.sign = 1 if larger_is_better else -1
+        self.keep_best = keep_best
+        self.every_steps = every_steps
         self.folder = folder
-        self._managers = {name: _manager(folder / name, kept) for name, kept in (("last", 2), ("best", 1))}
-        self._best = self._best_so_far()
+        self._managers = {"last": _manager(folder / "last", 2), "best": _manager(folder / "best", None)}
+        self._unchecked: dict[str, list[int]] = {"last": [], "best": []}
+        self._scores = self._known_scores()
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_):
-        for manager in self._managers.values():
+        for name, manager in self._managers.items():
+            self._finish(name)
             manager.close()
 
     def __call__(self, event: Event) -> None:
-        if isinstance(event, EpochDone):
-            value = event.row[self.metric]
-            if value > self._best:
-                self.save(event.state, "best", value)
-                self._best = value
+        if isinstance(event, StepDone) and self.every_steps and event.step % self.every_steps == 0:
+            self.save(event.state)
+        elif isinstance(event, EpochDone):
+            self._keep_if_good(event)
             self.save(event.state)
 
     def latest(self) -> int:
@@ -60,18 +76,24 @@ class Checkpoints:
         return max(self.steps(), default=0)
 
     def steps(self, name: str = "last") -> list[int]:
-        """The steps of the checkpoints that are there, newest first."""
-        return sorted(self._managers[name].all_steps(), reverse=True)
+        """The steps of the checkpoints that are there: of `last`, the newest first; of `best`, the best first."""
+        steps = sorted(self._managers[name].all_steps(), reverse=True)
+        return sorted(steps, key=lambda step: -self._scores.get(step, float("-inf"))) if name == "best" else steps
 
     def save(self, state: TrainState, name: str = "last", metric: float | None = None) -> None:
-        """Saves a state under `last` or `best`; a checkpoint of the same step is replaced."""
-        arrays = _arrays(state)
+        """Saves a state under `last` or `best`; a checkpoint of the same step is replaced.
+
+        Returns when the state has been copied; the copy is written while training goes on.
+        """
+        # The next step reuses the buffers of this state.
+        arrays = {key: jnp.array(leaf, copy=True) for key, leaf in _arrays(state).items()}
         metadata = {
             "metric": metric,
             "leaves": _signature(arrays),
             "frozen_digest": _frozen_digest(state),
         }
         step, manager = int(state.step), self._managers[name]
+        self._finish(name)
         if step in manager.all_steps():  # the epoch ends with the step at which Ctrl-C came
             manager.delete(step)
         manager.save(
@@ -79,9 +101,31 @@ class Checkpoints:
             args=ocp.args.Composite(state=ocp.args.StandardSave(arrays), metadata=ocp.args.JsonSave(metadata)),
             force=True,
         )
-        # After Orbax's commit: a kill in between leaves a checkpoint that is whole, and only not checked.
-        path = self.folder / name / str(step)
-        write_whole(path / _CHECKSUMS, json.dumps(_checksums(path)))
+        self._unchecked[name].append(step)
+
+    def _keep_if_good(self, event: EpochDone) -> None:
+        score = self.sign * event.row[self.metric]
+        kept = self.steps("best")
+        if len(kept) >= self.keep_best and not score > self._scores.get(kept[self.keep_best - 1], float("-inf")):
+            return
+        step = int(event.state.step)
+        self._scores[step] = score
+        self.save(event.state, "best", event.row[self.metric])
+        self._finish("best")  # the new one is whole before the worst goes
+        for worse in self.steps("best")[self.keep_best :]:
+            self._managers["best"].delete(worse)
+
+    def _finish(self, name: str) -> None:
+        """Waits for what is being written, and adds checksums to it.
+
+        They come after Orbax's commit: a kill in between leaves a checkpoint that is whole, and only not checked.
+        """
+        self._managers[name].wait_until_finished()
+        for step in self._unchecked[name]:
+            path = self.folder / name / str(step)
+            if path.is_dir():  # a newer one may have taken its place
+                write_whole(path / _CHECKSUMS, json.dumps(_checksums(path)))
+        self._unchecked[name].clear()
 
     def restore(self, state: TrainState, name: str = "last") -> TrainState:
         """The newest readable checkpoint, in the shape of `state`; `state` itself when there is none yet.
@@ -93,6 +137,7 @@ class Checkpoints:
 
         **Raises:** `CheckpointError` if the checkpoint is of another model, or all are damaged.
         """
+        self._finish(name)
         arrays = _arrays(state)
         damaged = None
         for step in self.steps(name):
@@ -106,13 +151,14 @@ class Checkpoints:
             raise CheckpointError(f"{damaged} There is no other checkpoint; start the run again with --force.")
         return state
 
-    def _best_so_far(self) -> float:
-        for step in self.steps("best"):
+    def _known_scores(self) -> dict[int, float]:
+        scores = {}
+        for step in self._managers["best"].all_steps():
             try:
-                return self._metadata("best", step)["metric"]
+                scores[step] = self.sign * self._metadata("best", step)["metric"]
             except _DamagedError as error:
                 logger.warning("%s", error)
-        return float("-inf")
+        return scores
 
     def _metadata(self, name: str, step: int) -> dict[str, Any]:
         path = self.folder / name / str(step)
@@ -174,9 +220,9 @@ def _checksums(folder: pathlib.Path) -> dict[str, str]:
     return checksums
 
 
-def _manager(folder: pathlib.Path, kept: int) -> ocp.CheckpointManager:
+def _manager(folder: pathlib.Path, kept: int | None) -> ocp.CheckpointManager:
     options = ocp.CheckpointManagerOptions(
-        max_to_keep=kept, enable_async_checkpointing=False, cleanup_tmp_directories=True, create=True
+        max_to_keep=kept, enable_async_checkpointing=True, cleanup_tmp_directories=True, create=True
     )
     return ocp.CheckpointManager(folder.absolute(), options=options, item_names=("state", "metadata"))
 

@@ -3,88 +3,240 @@
 import dataclasses
 import json
 import pathlib
+import re
 import tomllib
-import types
 import typing
 from typing import Any, Self
 
 import optax
 
 from .._weights import write_whole
+from .augment import Augmentation, Mixing
 from .errors import ConfigError
 from .optimizers import SCHEDULES, optimizer
+from .options import DATA, MODEL, REGULARISATION, RUN, SCHEDULE, cast, option, option_name, require
+from .precision import PRECISIONS, scale_loss
+from .rates import by_depth, by_pattern, hold_until, scale_rates
 
 # What a run that goes on may be given anew: it changes no result, but for rounding.
-MAY_CHANGE = ("devices", "workers")
+MAY_CHANGE = ("devices", "workers", "worker_processes", "tensorboard", "checkpoint_steps")
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclasses.dataclass(frozen=True)
 class TrainConfig:
-    """Every option of `onnxeqx train`, by the name it has there.
+    """Every option of `onnxeqx train`, by the name it has there; `onnxeqx train --help` shows what each is for.
 
-    **Arguments:**
-
-    - `model`: the ONNX file, or a converted folder, to start from.
-    - `data`: a folder of images, an `.npz` file, or the name of a built-in data set (`digits`).
-    - `output`: the folder of the run.
-    - `classes`: the number of classes; `None` takes it from the data.
-    - `head`: key path of the layer to replace; `None` finds it.
-    - `trainable`, `freeze`: key-path patterns of what is trained and of what is not (`freeze` wins). `"head"` in
-      `trainable` stands for the replaced head.
-    - `epochs`, `batch_size`, `lr`, `weight_decay`, `warmup_epochs`: of the optimiser and its schedule.
-    - `opt`, `opt_args`: an optimiser of Optax by name, and more arguments of it, each as `name=value`.
-    - `sched`: `cosine` or `linear` (to zero), or `constant`, after the warm-up.
-    - `clip_grad`: the largest norm of all gradients together; `None` does not clip.
-    - `grad_accum_steps`: batches whose gradients are averaged for one update.
-    - `smoothing`: the share of each label that is spread over all classes.
-    - `model_ema`, `model_ema_decay`: evaluate and keep an average of the weights.
-    - `patience`: end the run after so many epochs without a better validation accuracy; `None` never does.
-    - `image_size`: height and width of the network's input; `None` takes what the file declares.
-    - `mean`, `std`: normalisation, one value or one for each channel: on pixels in [0, 1], or, if any value is above
-      1, on pixels in [0, 255].
-    - `validation_share`: held out where the data has no validation part of its own.
-    - `limit`: at most so many training examples, and so many validation examples; `None` takes all.
-    - `seed`: of the new head, of the split and of the shuffling. The same seed gives the same run.
-    - `workers`: threads that decode images.
-    - `devices`: of the local devices, over which each batch is spread; `None` takes all. A run may go on with another number.
+    Only `model`, `data` and `output` are required. An option of which a run makes use differently from what was given
+    (`classes`, `head`, `task`, …: `None` asks the model and the data) has its resolved value in the run's `config.json`.
 
     **Raises:** `ConfigError` if a value is outside its range.
     """
 
-    model: str
-    data: str
-    output: str
-    classes: int | None = None
-    head: str | None = None
-    trainable: tuple[str, ...] = ()
-    freeze: tuple[str, ...] = ()
-    epochs: int = 5
-    batch_size: int = 32
-    lr: float = 5e-4
-    weight_decay: float = 0.05
-    warmup_epochs: float = 0.5
-    opt: str = "adamw"
-    opt_args: tuple[str, ...] = ()
-    sched: str = "cosine"
-    clip_grad: float | None = None
-    grad_accum_steps: int = 1
-    smoothing: float = 0.0
-    model_ema: bool = False
-    model_ema_decay: float = 0.9998
-    patience: int | None = None
-    image_size: int | None = None
-    mean: tuple[float, ...] = IMAGENET_MEAN
-    std: tuple[float, ...] = IMAGENET_STD
-    validation_share: float = 0.2
-    limit: int | None = None
-    seed: int = 0
-    workers: int = 2
-    devices: int | None = None
+    model: str = option("The pretrained network: an ONNX file or a converted folder.", panel=MODEL)
+    data: str = option(
+        "What to train on. Images: a folder (folder/CLASS/*.png, or folder/train/CLASS/… with folder/val/CLASS/…), an .npz "
+        "file or a folder of .npy files (arrays x and y, optionally x_test and y_test), or the built-in digits. Tables and "
+        "texts: .csv, .tsv, .parquet or .jsonl, a folder with train.* and val.* of these, or one that Hugging "
+        "Face datasets saved.",
+        panel=DATA,
+    )
+    output: str = option("Folder for checkpoints, history and the fine-tuned model.", panel=RUN, shown="runs/MODEL")
+    task: str | None = option(
+        "classification, multi-label, regression, token-classification, causal-lm, masked-lm, contrastive or distillation; or "
+        "one that a plugin adds.",
+        None,
+        panel=MODEL,
+        shown="classification; without labels, as the data suggests",
+    )
+    loss: str | None = option(
+        "cross-entropy, binary-cross-entropy, squared-error, absolute-error, huber; or one that a plugin adds.",
+        None,
+        panel=MODEL,
+        shown="the task's",
+    )
+    metrics: tuple[str, ...] = option(
+        "A metric to report beside the task's: accuracy, absolute_error, …; or one that a plugin adds. May be given "
+        "several times.",
+        (),
+        panel=MODEL,
+    )
+    classes: int | None = option("Number of classes.", None, panel=MODEL, shown="as in the data")
+    head: str | None = option(
+        "Key path of the layer to replace by a new one for your classes; 'append' puts one after the model's first output, "
+        "'keep' keeps the old one.",
+        None,
+        panel=MODEL,
+        shown="the last layer as wide as the output",
+    )
+    teacher: str | None = option(
+        "Distillation: the ONNX file or folder whose outputs are learnt.", None, panel=MODEL, shown="MODEL as it is"
+    )
+    distill: float = option(
+        "Share of the teacher's outputs in the loss, beside labels; --task distillation learns from them alone.",
+        0.0,
+        panel=MODEL,
+        shown="0",
+    )
+    temperature: float = option("Of the teacher's outputs, and of contrastive similarities.", 1.0, panel=MODEL)
+    trainable: tuple[str, ...] = option(
+        "Train only parameters whose key path matches this pattern, such as 'features.1*'; 'head' stands for the new head. "
+        "May be given several times.",
+        (),
+        panel=MODEL,
+        shown="everything",
+    )
+    freeze: tuple[str, ...] = option(
+        "Do not train parameters whose key path matches this pattern. May be given several times.",
+        (),
+        panel=MODEL,
+        shown="nothing",
+    )
+    unfreeze: tuple[str, ...] = option(
+        "PATTERN=EPOCH: train these only after so many epochs, such as '*=1' beside 'head=0'. The last that fits counts.",
+        (),
+        panel=MODEL,
+    )
+    lora: int | None = option("Rank of low-rank updates, which are trained beside frozen weights.", None, panel=MODEL)
+    lora_layers: tuple[str, ...] = option(
+        "Which linear layers get them, by key path. May be given several times.",
+        (),
+        panel=MODEL,
+        shown="all but the head",
+    )
+    lora_alpha: float | None = option("Updates are scaled by alpha / rank.", None, panel=MODEL, shown="the rank")
+    batch_norm: str = option(
+        "frozen: BatchNorm keeps its statistics; train: it normalises by the batch and its statistics follow.",
+        "frozen",
+        panel=MODEL,
+    )
+    dropout: float = option("Rate of dropout before the head, or after --dropout-layers.", 0.0, panel=REGULARISATION)
+    dropout_layers: tuple[str, ...] = option(
+        "Which layers' outputs are dropped, by key path. May be given several times.",
+        (),
+        panel=REGULARISATION,
+        shown="before the head",
+    )
+    epochs: int = option("Passes over the training examples.", 5, panel=SCHEDULE)
+    batch_size: int = option("Examples in a step.", 32, panel=SCHEDULE)
+    lr: float = option("Peak learning rate.", 5e-4, panel=SCHEDULE)
+    lr_scale: tuple[str, ...] = option(
+        "PATTERN=FACTOR: another learning rate for these parameters, such as 'head=10'. May be given several times.",
+        (),
+        panel=SCHEDULE,
+    )
+    layer_decay: float | None = option(
+        "Factor of the learning rate from each block to the one before, such as 0.75.", None, panel=SCHEDULE
+    )
+    weight_decay: float = option(
+        "Of the weights; biases and normalisation weights do not decay.", 0.05, panel=REGULARISATION
+    )
+    warmup_epochs: float = option("Epochs (fractions too) in which the learning rate rises.", 0.5, panel=SCHEDULE)
+    opt: str = option("Optimiser of Optax: adamw, sgd, lion, lamb, …", "adamw", panel=SCHEDULE)
+    opt_args: tuple[str, ...] = option(
+        "An argument of the optimiser, such as momentum=0.9. May be given several times.",
+        (),
+        panel=SCHEDULE,
+        shown="Optax's",
+    )
+    sched: str = option(
+        "How the learning rate goes on after the warm-up: cosine, linear (both to zero) or constant.",
+        "cosine",
+        panel=SCHEDULE,
+    )
+    clip_grad: float | None = option("Largest norm of all gradients together.", None, panel=REGULARISATION)
+    grad_accum_steps: int = option("Batches whose gradients are averaged for one update.", 1, panel=SCHEDULE)
+    precision: str = option(
+        "float32; bfloat16 or float16 compute in that, with float32 parameters (float16 with loss scaling).",
+        "float32",
+        panel=RUN,
+    )
+    smoothing: float = option("Share of each label that is spread over all classes.", 0.0, panel=REGULARISATION)
+    class_weights: str | None = option(
+        "'balanced' (rare classes count more), or one weight for each class, with commas.", None, panel=REGULARISATION
+    )
+    model_ema: bool = option("Evaluate and keep an average of the weights.", False, panel=REGULARISATION)
+    model_ema_decay: float = option("Of that average.", 0.9998, panel=REGULARISATION)
+    eval_metric: str | None = option(
+        "Metric of the validation part that decides which epoch is best, such as loss.",
+        None,
+        panel=RUN,
+        shown="the task's",
+    )
+    patience: int | None = option(
+        "End the run after so many epochs that are not better.", None, panel=SCHEDULE, shown="never"
+    )
+    image_size: int | None = option(
+        "Images are resized to this height and width. Smaller is faster.",
+        None,
+        panel=DATA,
+        shown="as the network declares",
+    )
+    mean: tuple[float, ...] = option(
+        "Subtracted from the pixels, which lie between 0 and 1 (or, if a value is above 1, between 0 and 255). One number, or "
+        "one for each channel with commas.",
+        IMAGENET_MEAN,
+        panel=DATA,
+        shown="0.485,0.456,0.406",
+    )
+    std: tuple[float, ...] = option(
+        "Divides the pixels, in the same units.", IMAGENET_STD, panel=DATA, shown="0.229,0.224,0.225"
+    )
+    crop_scale: float | None = option(
+        "Train on random crops of at least this share of an image's area.", None, panel=REGULARISATION
+    )
+    flip: float = option("Probability of a horizontal flip.", 0.0, panel=REGULARISATION)
+    color_jitter: float = option("Strength of random brightness, contrast and saturation.", 0.0, panel=REGULARISATION)
+    rand_augment: tuple[int, ...] = option(
+        "OPERATIONS,MAGNITUDE (0 to 10) of RandAugment, such as 2,9.", (), panel=REGULARISATION
+    )
+    mixup: float = option("Alpha of mixup: examples and labels are blended.", 0.0, panel=REGULARISATION)
+    cutmix: float = option("Alpha of CutMix: a patch comes from another image.", 0.0, panel=REGULARISATION)
+    text_column: str | None = option("Column of texts.", None, panel=DATA, shown="text or sentence")
+    label_column: str | None = option(
+        "Column of labels; several, with commas, for regression and multi-label.",
+        None,
+        panel=DATA,
+        shown="label or target",
+    )
+    feature_columns: tuple[str, ...] = option(
+        "Columns that a table's network takes, in its order, with commas.", (), panel=DATA, shown="all other numbers"
+    )
+    standardize: bool = option(
+        "Subtract the mean of each feature of a table, and divide by its deviation.", False, panel=DATA
+    )
+    tokenizer: str | None = option("The tokenizer.json that belongs to the network.", None, panel=DATA)
+    max_length: int = option("Tokens of a text; longer ones are cut, shorter ones padded.", 128, panel=DATA)
+    mask_share: float = option("masked-lm: share of the tokens that is predicted.", 0.15, panel=DATA)
+    validation_share: float = option(
+        "Share of each class that is held out, where the data has no validation part.", 0.2, panel=DATA
+    )
+    limit: int | None = option(
+        "Use at most so many training examples, and so many validation examples.", None, panel=DATA, shown="all"
+    )
+    workers: int = option("Threads that read examples ahead.", 2, panel=DATA)
+    worker_processes: int = option("Processes that do, instead of threads.", 0, panel=DATA)
+    devices: int | None = option(
+        "Over how many of the local devices each batch is spread.", None, panel=RUN, shown="all"
+    )
+    scan_layers: bool = option("Stack equal layers in a row, which compiles faster.", False, panel=RUN)
+    remat: bool = option(
+        "With --scan-layers: compute layers again in the backward pass, to save memory.", False, panel=RUN
+    )
+    checkpoint_steps: int | None = option(
+        "Save a checkpoint after so many steps too, beside one after each epoch.", None, panel=RUN, shown="never"
+    )
+    keep_best: int = option("How many of the best epochs are kept as checkpoints.", 1, panel=RUN)
+    tensorboard: bool = option("Write event files for TensorBoard too.", False, panel=RUN)
+    seed: int = option(
+        "Of the new head, the split, the shuffling, augmentation and dropout: the same seed gives the same run.",
+        0,
+        panel=RUN,
+    )
 
     def __post_init__(self):
-        for name in (
+        at_least_one = (
             "epochs",
             "batch_size",
             "image_size",
@@ -93,24 +245,61 @@ class TrainConfig:
             "grad_accum_steps",
             "patience",
             "devices",
-        ):
+        )
+        for name in (*at_least_one, "lora", "max_length", "checkpoint_steps", "keep_best"):
             value = getattr(self, name)
-            _require(value is None or value >= 1, name, value, "at least 1")
-        _require(self.classes is None or self.classes >= 2, "classes", self.classes, "at least 2")
-        _require(self.lr > 0, "lr", self.lr, "above 0")
-        _require(self.weight_decay >= 0, "weight_decay", self.weight_decay, "0 or above")
-        _require(
+            require(value is None or value >= 1, name, value, "at least 1")
+        require(self.classes is None or self.classes >= 1, "classes", self.classes, "at least 1")
+        for name in ("lr", "temperature"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
+        for name in ("clip_grad", "layer_decay", "lora_alpha"):
+            value = getattr(self, name)
+            require(value is None or value > 0, name, value, "above 0")
+        for name in ("weight_decay", "seed", "worker_processes"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "0 or above")
+        require(
             0 <= self.warmup_epochs < self.epochs, "warmup_epochs", self.warmup_epochs, "0 or above and below --epochs"
         )
-        _require(0 < self.validation_share < 1, "validation_share", self.validation_share, "between 0 and 1")
-        _require(self.seed >= 0, "seed", self.seed, "0 or above")
-        _require(min(self.std, default=0) > 0, "std", self.std, "one or more values above 0")
-        _require(self.sched in SCHEDULES, "sched", self.sched, f"one of {', '.join(SCHEDULES)}")
-        _require(self.clip_grad is None or self.clip_grad > 0, "clip_grad", self.clip_grad, "above 0")
-        _require(0 <= self.smoothing < 1, "smoothing", self.smoothing, "0 or above and below 1")
-        _require(0 < self.model_ema_decay < 1, "model_ema_decay", self.model_ema_decay, "between 0 and 1")
-        self.optimizer(self.lr)  # which refuses unknown names
-        _require(len(self.mean) > 0, "mean", self.mean, "one or more values")
+        for name in ("validation_share", "model_ema_decay", "mask_share"):
+            require(0 < getattr(self, name) < 1, name, getattr(self, name), "between 0 and 1")
+        for name in ("smoothing", "dropout"):
+            require(0 <= getattr(self, name) < 1, name, getattr(self, name), "0 or above and below 1")
+        require(0 <= self.distill <= 1, "distill", self.distill, "between 0 and 1")
+        require(min(self.std, default=0) > 0, "std", self.std, "one or more values above 0")
+        require(len(self.mean) > 0, "mean", self.mean, "one or more values")
+        require(self.sched in SCHEDULES, "sched", self.sched, f"one of {', '.join(SCHEDULES)}")
+        require(self.precision in PRECISIONS, "precision", self.precision, f"one of {', '.join(PRECISIONS)}")
+        require(self.batch_norm in ("frozen", "train"), "batch_norm", self.batch_norm, "frozen or train")
+        require(len(self.rand_augment) in (0, 2), "rand_augment", self.rand_augment, "two numbers, such as 2,9")
+        require(not self.remat or self.scan_layers, "remat", self.remat, "used together with --scan-layers")
+        # These refuse what is out of range, or unknown.
+        _ = self.augmentation, self.mixing, self.optimizer(self.lr)
+
+    @property
+    def augmentation(self) -> Augmentation:
+        """Random changes to training images."""
+        count = self.rand_augment
+        return Augmentation(self.crop_scale, self.flip, self.color_jitter, (count[0], count[1]) if count else None)
+
+    @property
+    def mixing(self) -> Mixing:
+        """Mixup and CutMix."""
+        return Mixing(self.mixup, self.cutmix)
+
+    def numbers(self, name: str, head: str = "head") -> dict[str, float]:
+        """An option of entries `PATTERN=NUMBER`, as a mapping; the pattern `head` is the key path of the head.
+
+        **Raises:** `ConfigError` if an entry is of another form.
+        """
+        entries = {}
+        for text in getattr(self, name):
+            pattern, _, number = text.rpartition("=")
+            if not pattern or not re.fullmatch(r"\d+(\.\d+)?(e-?\d+)?", number):
+                raise ConfigError(
+                    f"{option_name(name)} is {text!r}, but must be a pattern, = and a number, such as 'head=10'."
+                )
+            entries[head if pattern == "head" else pattern] = float(number)
+        return entries
 
     def schedule(self, steps: int) -> optax.Schedule:
         """The learning rate by the number of updates, of a run of so many batches."""
@@ -118,12 +307,26 @@ class TrainConfig:
         warmup = round(self.warmup_epochs / self.epochs * updates)
         return SCHEDULES[self.sched](self.lr, steps=updates, warmup_steps=warmup)
 
-    def optimizer(self, learning_rate: optax.ScalarOrSchedule) -> optax.GradientTransformation:
+    def optimizer(
+        self, learning_rate: optax.ScalarOrSchedule, *, epoch_updates: float = 1, head: str = "head"
+    ) -> optax.GradientTransformation:
         """The optimiser with all that goes around it.
+
+        **Arguments:**
+
+        - `learning_rate`: a number or a schedule.
+        - `epoch_updates`: how many updates an epoch has.
+        - `head`: the key path that `head` stands for in patterns.
 
         **Raises:** `ConfigError` if there is no such optimiser, or it does not take its arguments.
         """
         arguments = dict(_argument(text) for text in self.opt_args)
+        scales = [scale_rates(by_depth(self.layer_decay))] if self.layer_decay else []
+        if factors := self.numbers("lr_scale", head):
+            scales.append(scale_rates(by_pattern(factors)))
+        held = self.numbers("unfreeze", head)
+        hold = [hold_until({name: round(epochs * epoch_updates) for name, epochs in held.items()})] if held else []
+        scaling = [scale_loss()] if self.precision == "float16" else []
         try:
             return optimizer(
                 self.opt,
@@ -132,6 +335,8 @@ class TrainConfig:
                 clip_grad=self.clip_grad,
                 accumulation_steps=self.grad_accum_steps,
                 average_decay=self.model_ema_decay if self.model_ema else None,
+                before=(*hold, *scaling),
+                after=(*scales, *hold),
                 arguments=arguments,
             )
         except (TypeError, ValueError) as error:  # what Optax raises
@@ -150,7 +355,7 @@ class TrainConfig:
         if missing := sorted(required - values.keys()):
             raise ConfigError(f"The training configuration lacks {', '.join(missing)}.")
         hints = typing.get_type_hints(cls)
-        return cls(**{name: _cast(name, value, hints[name]) for name, value in values.items()})
+        return cls(**{name: cast(name, value, hints[name]) for name, value in values.items()})
 
     @classmethod
     def read(cls, path: pathlib.Path) -> Self:
@@ -193,20 +398,15 @@ class TrainConfig:
         """
         hints = typing.get_type_hints(type(self))
         differing = [
-            f"{_option(name)} is {getattr(self, name)} in the run and {value} now"
+            f"{option_name(name)} is {getattr(self, name)} in the run and {value} now"
             for name, value in given.items()
-            if name not in MAY_CHANGE and _cast(name, value, hints[name]) != getattr(self, name)
+            if name not in MAY_CHANGE and cast(name, value, hints[name]) != getattr(self, name)
         ]
         if differing:
             raise ConfigError(
                 f"The run in {self.output} cannot be resumed with other options: {'; '.join(differing)}. "
                 "Leave them out, or start a new run with another --output."
             )
-
-
-def _require(condition: bool, name: str, value: Any, expected: str) -> None:
-    if not condition:
-        raise ConfigError(f"{_option(name)} is {value}, but must be {expected}.")
 
 
 def _argument(text: str) -> tuple[str, Any]:
@@ -216,22 +416,3 @@ def _argument(text: str) -> tuple[str, Any]:
     except ValueError:
         raise ConfigError(f"--opt-args {text!r} is not of the form name=value, such as momentum=0.9.") from None
     return name, value
-
-
-def _option(name: str) -> str:
-    return "--" + name.replace("_", "-")
-
-
-def _cast(name: str, value: Any, hint: Any) -> Any:
-    """`value` as the field's type: a list as a tuple, an integer as a float; nothing else is converted."""
-    if isinstance(hint, types.UnionType):
-        if value is None:
-            return None
-        (hint,) = (arm for arm in typing.get_args(hint) if arm is not type(None))
-    if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
-        return tuple(_cast(name, item, typing.get_args(hint)[0]) for item in value)
-    if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(hint, type) or not isinstance(value, hint) or isinstance(value, bool) != (hint is bool):
-        raise ConfigError(f"{_option(name)} cannot be {value!r}.")
-    return value

@@ -1,14 +1,17 @@
 """Batches of fixed shape from random-access examples, through Grain; the held-out share."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import grain
+import jax
 import numpy as np
-from jaxtyping import Bool, Int
+from absl import flags
+from jaxtyping import Bool
 
 from .._errors import DataError
+from .augment import Mixing
 
 PREFETCHED_BATCHES = 4
 
@@ -16,36 +19,47 @@ PREFETCHED_BATCHES = 4
 class Batch(NamedTuple):
     """A batch of fixed size; the last one of an epoch is padded, so that nothing recompiles and nothing is dropped.
 
-    - `inputs`: shape `(batch, ...)`, what the model is called with.
-    - `labels`: shape `(batch,)`, int32.
+    - `inputs`: what the model is called with: an array of shape `(batch, ...)`, or a tuple or a mapping of several.
+    - `labels`: what loss and metrics compare with; arrays whose first axis is the batch.
     - `mask`: shape `(batch,)`, False for padding.
     """
 
     inputs: Any
-    labels: Int[Any, " batch"]
+    labels: Any
     mask: Bool[Any, " batch"]
 
 
 class Examples(Protocol):
-    """Random access to examples `(input, label)`: an array of shape `(...)` and an integer."""
+    """Random access to examples `(inputs, labels)`: of each, an array or a number, or a tuple or a mapping of several."""
 
     def __len__(self) -> int: ...
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]: ...
+    def __getitem__(self, index: int) -> tuple[Any, Any]: ...
+
+
+@runtime_checkable
+class DrawnExamples(Protocol):
+    """Examples that are another time each time, as augmented images are: training uses `drawn`, evaluation indexes."""
+
+    def drawn(self, index: int, random: np.random.Generator) -> tuple[Any, Any]: ...
 
 
 @dataclasses.dataclass(frozen=True)
 class Data:
     """What `fit` trains on and evaluates with.
 
-    The order of the training examples follows from seed and epoch alone, so a run resumes at any step exactly.
+    The order of the training examples, and what is drawn, follow from seed, epoch and step alone, so a run resumes at any step
+    exactly.
 
     **Arguments:**
 
     - `training`, `validation`: examples by index; see `Examples`.
-    - `batch_size`: of both parts.
+    - `batch_size`: of both parts, of all processes together.
     - `seed`: of the shuffling, 0 or above.
-    - `workers`: threads that read examples ahead.
+    - `workers`: threads that read batches ahead.
+    - `worker_processes`: processes that do, instead of threads.
+    - `mixing`: blends the examples of a training batch.
+    - `shard`: the number of this process and that of all: each reads its share of every batch.
     """
 
     training: Examples
@@ -53,6 +67,9 @@ class Data:
     batch_size: int = 32
     seed: int = 0
     workers: int = 2
+    worker_processes: int = 0
+    mixing: Mixing | None = None
+    shard: tuple[int, int] = (0, 1)
 
     @property
     def steps(self) -> int:
@@ -66,26 +83,66 @@ class Data:
 
     def training_batches(self, epoch: int, start: int = 0) -> Iterator[Batch]:
         """The batches of one epoch, shuffled, from batch `start` on (the ones before are not read)."""
-        # Grain wants one 32-bit seed; a SeedSequence mixes both numbers so that no two epochs of two seeds coincide.
-        (seed,) = np.random.SeedSequence([self.seed, epoch]).generate_state(1)
-        return self._batches(grain.MapDataset.source(self.training).shuffle(seed=int(seed)), start)
+        # A SeedSequence mixes both numbers, so that no two epochs of two seeds coincide.
+        order, draws = np.random.SeedSequence([self.seed, epoch]).generate_state(2)
+        batches = _Batches(
+            self.training,
+            np.random.default_rng(order).permutation(len(self.training)),
+            self.batch_size,
+            self.shard,
+            self.mixing,
+        )
+        return self._read(grain.MapDataset.range(self.steps).seed(int(draws)).random_map(batches)[start:])
 
     def validation_batches(self) -> Iterator[Batch]:
         """All validation examples, in their order, each exactly once."""
-        return self._batches(grain.MapDataset.source(self.validation))
+        order = np.arange(len(self.validation))
+        batches = _Batches(self.validation, order, self.batch_size, self.shard)
+        return self._read(grain.MapDataset.range(self.validation_steps).map(batches))
 
-    def _batches(self, examples: grain.MapDataset, start: int = 0) -> Iterator[Batch]:
-        batches = examples.batch(self.batch_size, drop_remainder=False, batch_fn=self._stack)[start:]
+    def _read(self, batches: grain.MapDataset) -> Iterator[Batch]:
         options = grain.ReadOptions(num_threads=self.workers, prefetch_buffer_size=PREFETCHED_BATCHES)
-        return iter(batches.to_iter_dataset(options))
+        read = batches.to_iter_dataset(options)
+        if self.worker_processes:
+            if not flags.FLAGS.is_parsed():  # Grain reads flags of its own, which nobody has parsed outside of absl.app
+                flags.FLAGS.mark_as_parsed()
+            read = read.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.worker_processes))
+        return iter(read)
 
-    def _stack(self, examples: Sequence[tuple[np.ndarray, int]]) -> Batch:
-        inputs, labels = zip(*examples, strict=True)
-        padding = self.batch_size - len(examples)
+
+@dataclasses.dataclass(frozen=True)
+class _Batches:
+    """From the number of a batch to the batch: what a worker does."""
+
+    examples: Examples
+    order: np.ndarray
+    batch_size: int
+    shard: tuple[int, int]
+    mixing: Mixing | None = None
+
+    def __call__(self, step: int, random: np.random.Generator | None = None) -> Batch:
+        (part, parts), size = self.shard, self.batch_size
+        rows = np.arange(step * size + part * size // parts, step * size + (part + 1) * size // parts)
         # The last example repeated, not zeros: whatever the model does to real data, it does to padding.
-        inputs = np.stack([*inputs, *[inputs[-1]] * padding])
-        labels = np.asarray([*labels, *[labels[-1]] * padding], np.int32)
-        return Batch(inputs, labels, np.arange(self.batch_size) < len(examples))
+        mask, rows = rows < len(self.order), np.minimum(rows, len(self.order) - 1)
+        read = self._drawn(random) if random is not None else self.examples.__getitem__
+        inputs, labels = jax.tree.map(_stack, *(read(index) for index in self.order[rows].tolist()))
+        if self.mixing and random is not None:
+            inputs, labels = self.mixing(inputs, labels, mask, random)
+        return Batch(inputs, labels, mask)
+
+    def _drawn(self, random: np.random.Generator) -> Callable[[int], tuple[Any, Any]]:
+        examples = self.examples
+        if isinstance(examples, DrawnExamples):
+            return lambda index: examples.drawn(index, random)
+        return examples.__getitem__
+
+
+def _stack(*values: Any) -> np.ndarray:
+    """One array of the values of all examples; labels given as Python's numbers become 32-bit."""
+    stacked = np.stack(values)
+    narrow = {"i": np.int32, "f": np.float32}.get(stacked.dtype.kind) if isinstance(values[0], int | float) else None
+    return stacked if narrow is None else stacked.astype(narrow)
 
 
 def hold_out(labels: Sequence[int], share: float, seed: int) -> tuple[list[int], list[int]]:

@@ -1,35 +1,36 @@
-"""Opens training data by what the user names: a folder of images, an `.npz` file, or a built-in data set."""
+"""Opens training images by what the user names: a folder, arrays, a table of files, or a data set by name."""
 
 import dataclasses
 import pathlib
-import zipfile
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from .._errors import DataError
+from .array_files import TRAINING_ARRAYS, VALIDATION_ARRAYS, Arrays, named_pair, read_arrays
+from .augment import Augmentation
 from .data import Examples, hold_out, limited
 from .images import SUFFIXES, ImageArrays, ImageFiles, Preprocessing
+from .labels import label_column
+from .tables import TABLE_SUFFIXES, Table, is_saved_dataset, open_tables
+from .tasks import Labels
 
 TRAINING_FOLDERS = ("train", "training")
 VALIDATION_FOLDERS = ("val", "valid", "validation", "test")
-# Names of images and labels inside an .npz file, as NumPy users, Keras and MedMNIST write them.
-TRAINING_ARRAYS = (("x_train", "y_train"), ("train_images", "train_labels"), ("x", "y"), ("images", "labels"))
-VALIDATION_ARRAYS = (
-    ("x_val", "y_val"),
-    ("val_images", "val_labels"),
-    ("x_test", "y_test"),
-    ("test_images", "test_labels"),
-)
 
 
 @dataclasses.dataclass(frozen=True)
 class Dataset:
-    """The two parts of a data set and the names of its classes, in the order of the labels."""
+    """The two parts of a data set, and what its labels are called: classes in their order, or the numbers that are predicted.
+
+    `description` is saved beside the model: what must be done to inputs before the model takes them.
+    """
 
     training: Examples
     validation: Examples
     class_names: tuple[str, ...]
+    description: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,41 +41,71 @@ class Selection:
     limit: int | None = None
     seed: int = 0
 
-    def split(self, labels: Sequence[int]) -> tuple[list[int], list[int]]:
-        training, validation = hold_out(labels, self.validation_share, self.seed)
+    def split(self, labels: Any) -> tuple[list[int], list[int]]:
+        """The indices of the training and of the validation part. Labels that are no classes are all alike."""
+        classes = (
+            list(labels) if np.ndim(labels[0]) == 0 and np.asarray(labels[0]).dtype.kind in "iub" else [0] * len(labels)
+        )
+        training, validation = hold_out(classes, self.validation_share, self.seed)
         return self.limited(training), self.limited(validation)
 
     def limited(self, indices: Sequence[int]) -> list[int]:
         return limited(indices, self.limit, self.seed)
 
 
-def open_dataset(data: str, preprocess: Preprocessing, *, classes: int | None, selection: Selection) -> Dataset:
+def open_dataset(
+    data: str,
+    preprocess: Preprocessing,
+    *,
+    classes: int | None,
+    selection: Selection,
+    augment: Augmentation | None = None,
+    labels: Labels = "class",
+    sources: Mapping[str, Callable[[], tuple[np.ndarray, np.ndarray, Sequence[str]]]] | None = None,
+    columns: str | None = None,
+) -> Dataset:
     """Opens a data set of labelled images.
 
     **Arguments:**
 
-    - `data`: the name of a built-in data set (`digits`), an `.npz` file, or a folder: `folder/<class>/…`, or
-      `folder/train/<class>/…` with `folder/val/<class>/…` (or `test`).
+    - `data`: the name of a data set (`digits`), an `.npz` file or a folder of `.npy` files, a table with a column `image` of
+      files, or a folder: `folder/<class>/…`, or `folder/train/<class>/…` with `folder/val/<class>/…` (or `test`).
     - `preprocess`: applied to each image.
     - `classes`: how many classes there are; `None` takes what the data shows.
     - `selection`: the held-out share, where the data has no validation part, and the limit.
+    - `augment`: random changes to training images.
+    - `labels`: what labels are: `"class"`, `"classes"` (0 or 1 for each) or `"numbers"`.
+    - `sources`: data sets by name; by default the built-in ones.
+    - `columns`: of a table, those of the labels.
 
     **Raises:** `DataError` if the data is missing, empty, damaged, or does not fit the number of classes.
     """
-    if data in BUILT_IN:
-        images, labels, names = BUILT_IN[data]()
-        return _from_arrays(data, (images, labels), None, preprocess, classes, selection, names)
+    sources = {"digits": digits} if sources is None else sources
+    opener = _Opener(preprocess, classes, selection, augment or Augmentation(), labels, columns)
     path = pathlib.Path(data)
+    if data in sources:
+        images, values, names = sources[data]()
+        return opener.arrays(data, (images, values), None, tuple(names))
+    if path.suffix in TABLE_SUFFIXES or is_saved_dataset(path):
+        return opener.tables(path, *open_tables(path))
+    if path.is_file() or (path.is_dir() and any(path.glob("*.npy"))):
+        arrays = read_arrays(path)
+        training, validation = named_pair(arrays, TRAINING_ARRAYS), named_pair(arrays, VALIDATION_ARRAYS)
+        if training is None:
+            pairs = ", ".join(f"{images} and {labels}" for images, labels in TRAINING_ARRAYS)
+            raise DataError(f"{path} has no training arrays (it has {', '.join(arrays)}); name them {pairs}.")
+        return opener.arrays(str(path), training, validation)
     if path.is_dir():
-        return _from_folder(path, preprocess, classes, selection)
-    if path.is_file():
-        training, validation = _read_npz(path)
-        return _from_arrays(str(path), training, validation, preprocess, classes, selection)
-    names = ", ".join(BUILT_IN)
-    raise DataError(f"There is no data at {data}: give a folder of images, an .npz file, or one of: {names}.")
+        return opener.folder(path)
+    names = ", ".join(sources)
+    raise DataError(f"There is no data at {data}: give a folder of images, an .npz file, a table, or one of: {names}.")
 
 
-def _digits() -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+def digits() -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Scikit-learn's 1,797 handwritten digits: images `(n, 8, 8)`, labels `(n,)`, and the names of the classes.
+
+    **Raises:** `DataError` if scikit-learn is not installed.
+    """
     try:
         import sklearn.datasets
     except ImportError:
@@ -84,29 +115,105 @@ def _digits() -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
     return images, np.asarray(labels), tuple("0123456789")
 
 
-BUILT_IN: dict[str, Callable[[], tuple[np.ndarray, np.ndarray, tuple[str, ...]]]] = {"digits": _digits}
+@dataclasses.dataclass(frozen=True)
+class _Opener:
+    """How a data set is to be opened, wherever it is."""
 
+    preprocess: Preprocessing
+    classes: int | None
+    selection: Selection
+    augment: Augmentation
+    labels: Labels
+    columns: str | None
 
-# --- folders of images ------------------------------------------------------------------------------------------------
+    def folder(self, folder: pathlib.Path) -> Dataset:
+        if self.labels != "class":
+            raise DataError(
+                f"{folder}: class folders give each image one class; this task takes a table with a column 'image'."
+            )
+        training_folder = next((folder / name for name in TRAINING_FOLDERS if (folder / name).is_dir()), folder)
+        names = _class_folders(training_folder)
+        if self.classes not in (None, len(names)):
+            listed = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
+            raise DataError(
+                f"--classes is {self.classes}, but {training_folder} has {len(names)} class folders: {listed}."
+            )
+        paths, labels = _labelled_files(training_folder, names)
+        if training_folder != folder and (held_out := _validation_folder(folder)):
+            if foreign := sorted(set(_class_folders(held_out)) - set(names)):
+                raise DataError(f"{held_out} has classes that {training_folder} does not have: {', '.join(foreign)}.")
+            training = self._files(paths, labels, self.selection.limited(range(len(paths))), training=True)
+            paths, labels = _labelled_files(held_out, [name for name in names if (held_out / name).is_dir()], names)
+            validation = self._files(paths, labels, self.selection.limited(range(len(paths))))
+        else:
+            parts = self.selection.split(labels)
+            training, validation = (
+                self._files(paths, labels, parts[0], training=True),
+                self._files(paths, labels, parts[1]),
+            )
+        return self._dataset(training, validation, names)
 
+    def arrays(self, origin: str, training: Arrays, validation: Arrays | None, names: tuple[str, ...] = ()) -> Dataset:
+        images, labels = self._checked(origin, *training)
+        count = self.classes or (int(labels.max()) + 1 if labels.ndim == 1 else labels.shape[1])
+        self._check_labels(origin, labels, count)
+        if validation is None:
+            training_part, validation_part = self.selection.split(labels)
+            held_out = images, labels
+        else:
+            held_out = self._checked(origin, *validation)
+            self._check_labels(origin, held_out[1], count)
+            training_part = self.selection.limited(range(len(labels)))
+            validation_part = self.selection.limited(range(len(held_out[1])))
+        names = (*names, *(str(label) for label in range(len(names), count)))
+        return self._dataset(
+            ImageArrays(images, labels, training_part, self.preprocess, self.augment),
+            ImageArrays(*held_out, validation_part, self.preprocess),
+            names[:count],
+        )
 
-def _from_folder(folder: pathlib.Path, preprocess: Preprocessing, classes: int | None, selection: Selection) -> Dataset:
-    training_folder = next((folder / name for name in TRAINING_FOLDERS if (folder / name).is_dir()), folder)
-    names = _class_folders(training_folder)
-    if classes is not None and classes != len(names):
-        listed = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
-        raise DataError(f"--classes is {classes}, but {training_folder} has {len(names)} class folders: {listed}.")
-    paths, labels = _labelled_files(training_folder, names)
-    if training_folder != folder and (held_out := _validation_folder(folder)):
-        if foreign := sorted(set(_class_folders(held_out)) - set(names)):
-            raise DataError(f"{held_out} has classes that {training_folder} does not have: {', '.join(foreign)}.")
-        training = _image_files(paths, labels, selection.limited(range(len(paths))), preprocess)
-        paths, labels = _labelled_files(held_out, [name for name in names if (held_out / name).is_dir()], names)
-        validation = _image_files(paths, labels, selection.limited(range(len(paths))), preprocess)
-    else:
-        parts = selection.split(labels)
-        training, validation = (_image_files(paths, labels, indices, preprocess) for indices in parts)
-    return Dataset(training, validation, tuple(names))
+    def tables(self, path: pathlib.Path, training: Table, validation: Table | None) -> Dataset:
+        folder = path if path.is_dir() else path.parent
+        labels, names = label_column(training, self.columns, self.labels)
+        paths = [folder / name for name in training.column("image", "--data")]
+        if validation is None:
+            parts = self.selection.split(labels)
+            held_out_paths, held_out = paths, labels
+        else:
+            held_out, _ = label_column(validation, self.columns, self.labels, names)
+            held_out_paths = [folder / name for name in validation.column("image", "--data")]
+            parts = [self.selection.limited(range(len(part))) for part in (labels, held_out)]
+        return self._dataset(
+            self._files(paths, list(labels), parts[0], training=True),
+            self._files(held_out_paths, list(held_out), parts[1]),
+            names,
+        )
+
+    def _files(self, paths: Any, labels: Any, indices: Sequence[int], *, training: bool = False) -> ImageFiles:
+        augment = self.augment if training else Augmentation()
+        chosen = [paths[index] for index in indices], [labels[index] for index in indices]
+        return ImageFiles(*chosen, self.preprocess, augment)
+
+    def _dataset(self, training: Examples, validation: Examples, names: Sequence[str]) -> Dataset:
+        return Dataset(training, validation, tuple(names), dataclasses.asdict(self.preprocess))
+
+    def _checked(self, origin: str, images: np.ndarray, labels: np.ndarray) -> Arrays:
+        if self.labels == "class":
+            return _checked(origin, images, labels, self.preprocess)
+        if self.labels == "classes" and (np.ndim(labels) != 2 or not np.isin(labels, (0, 1)).all()):
+            raise DataError(
+                f"{origin}: several labels at once are 0 or 1 for each class, shape (n, classes), not {labels.shape}."
+            )
+        labels = np.asarray(labels, np.float32).reshape(len(labels), -1)
+        if bad := np.flatnonzero(~np.isfinite(labels).all(1)).tolist():
+            raise DataError(f"{origin}: the label of example {bad[0]} is not finite.")
+        return _checked(origin, images, np.zeros(len(labels), np.int64), self.preprocess)[0], labels
+
+    def _check_labels(self, origin: str, labels: np.ndarray, classes: int) -> None:
+        if labels.ndim == 1:
+            check_labels(origin, labels, classes)
+        elif labels.shape[1] != classes:
+            raise DataError(f"{origin}: labels of shape {labels.shape} do not have {classes} columns (--classes).")
 
 
 def _validation_folder(folder: pathlib.Path) -> pathlib.Path | None:
@@ -138,58 +245,7 @@ def _labelled_files(
     return paths, labels
 
 
-def _image_files(paths, labels, indices, preprocess) -> ImageFiles:
-    return ImageFiles([paths[index] for index in indices], [labels[index] for index in indices], preprocess)
-
-
-# --- arrays -----------------------------------------------------------------------------------------------------------
-
-Arrays = tuple[np.ndarray, np.ndarray]
-
-
-def _read_npz(path: pathlib.Path) -> tuple[Arrays, Arrays | None]:
-    try:
-        with path.open("rb") as file:
-            arrays = np.load(file, allow_pickle=False)
-            if isinstance(arrays, np.ndarray):
-                raise DataError(f"{path} holds a single array, but must be an .npz file with images and labels.")
-            training, validation = _named_pair(arrays, TRAINING_ARRAYS), _named_pair(arrays, VALIDATION_ARRAYS)
-            if training is None:
-                pairs = ", ".join(f"{images} and {labels}" for images, labels in TRAINING_ARRAYS)
-                raise DataError(f"{path} has no training arrays (it has {', '.join(arrays)}); name them {pairs}.")
-            return training, validation
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        raise DataError(f"{path} cannot be read as an .npz file: {error}.") from error
-
-
-def _named_pair(arrays: Mapping[str, np.ndarray], pairs: Sequence[tuple[str, str]]) -> Arrays | None:
-    return next(((arrays[images], arrays[labels]) for images, labels in pairs if {images, labels} <= set(arrays)), None)
-
-
-def _from_arrays(
-    origin: str,
-    training: Arrays,
-    validation: Arrays | None,
-    preprocess: Preprocessing,
-    classes: int | None,
-    selection: Selection,
-    names: tuple[str, ...] = (),
-) -> Dataset:
-    images, labels = _checked(origin, *training, preprocess)
-    if classes is None:
-        classes = int(labels.max()) + 1
-    _check_labels(origin, labels, classes)
-    if validation is None:
-        parts = selection.split(labels.tolist())
-        training_part, validation_part = (ImageArrays(images, labels, part, preprocess) for part in parts)
-    else:
-        held_out = _checked(origin, *validation, preprocess)
-        _check_labels(origin, held_out[1], classes)
-        training_part, validation_part = (
-            ImageArrays(x, y, selection.limited(range(len(y))), preprocess) for x, y in ((images, labels), held_out)
-        )
-    names = (*names, *(str(label) for label in range(len(names), classes)))
-    return Dataset(training_part, validation_part, names[:classes])
+# --- arrays -------------------------------------------------------------------------------------------------------
 
 
 def _checked(origin: str, images: np.ndarray, labels: np.ndarray, preprocess: Preprocessing) -> Arrays:
@@ -234,7 +290,8 @@ def _pixels(origin: str, images: np.ndarray, preprocess: Preprocessing) -> np.nd
     return images if high <= 1 else images / np.asarray(255, images.dtype)
 
 
-def _check_labels(origin: str, labels: np.ndarray, classes: int) -> None:
+def check_labels(origin: str, labels: np.ndarray, classes: int) -> None:
+    """**Raises:** `DataError` if a class is outside 0 to `classes - 1`; it names the example."""
     outside = np.flatnonzero((labels < 0) | (labels >= classes))
     if outside.size:
         example = int(outside[0])

@@ -57,7 +57,10 @@ class Devices:
 
     def spread(self, batch: Tree) -> Tree:
         """The arrays of a batch, of which each device has an equal share of the first axis."""
-        return jax.device_put(batch, NamedSharding(self.mesh, PartitionSpec("batch")))
+        sharding = NamedSharding(self.mesh, PartitionSpec("batch"))
+        if jax.process_count() == 1:
+            return jax.device_put(batch, sharding)
+        return jax.make_array_from_process_local_data(sharding, batch)
 
     def __len__(self) -> int:
         return self.mesh.size

@@ -1,5 +1,7 @@
 """The errors of the training harness: one clear sentence each, which names the cause and the next action."""
 
+from typing import Any
+
 from .._errors import HeadError as HeadError, OnnxeqxError
 
 
@@ -12,4 +14,11 @@ class CheckpointError(OnnxeqxError):
 
 
 class DivergedError(OnnxeqxError):
-    """The training loss is no longer finite; the last good checkpoint is kept."""
+    """The training loss or a gradient is no longer finite.
+
+    **Fields:** `state`: the last good one, of the step before.
+    """
+
+    def __init__(self, message: str, state: Any = None):
+        super().__init__(message)
+        self.state = state

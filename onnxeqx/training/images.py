@@ -3,6 +3,7 @@
 import dataclasses
 import pathlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import PIL.Image
@@ -10,6 +11,7 @@ import PIL.ImageOps
 from jaxtyping import Float
 
 from .._errors import DataError
+from .augment import Augmentation, in_8_bits
 from .errors import ConfigError
 
 SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"})
@@ -71,9 +73,7 @@ class Preprocessing:
         return np.ascontiguousarray(normalised.transpose(2, 0, 1), np.float32)
 
     def _resized(self, image: PIL.Image.Image) -> PIL.Image.Image:
-        if image.mode.startswith("I"):  # 16-bit grey: Pillow's conversion would clip instead of scale
-            image = PIL.Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
-        image = image.convert("RGB" if self.channels == 3 else "L")
+        image = in_8_bits(image).convert("RGB" if self.channels == 3 else "L")
         return image.resize((self.width, self.height), PIL.Image.Resampling.BILINEAR)
 
     def _resized_floats(self, image: np.ndarray) -> np.ndarray:
@@ -90,23 +90,42 @@ class Preprocessing:
 
 @dataclasses.dataclass(frozen=True)
 class ImageFiles:
-    """Examples from image files, decoded when they are asked for.
+    """Examples from image files, decoded when they are asked for, and augmented when they are drawn for training.
 
-    `example[index]` raises `DataError`, which names the file, if an image cannot be decoded.
+    `examples[index]` raises `DataError`, which names the file, if an image cannot be decoded.
     """
 
     paths: Sequence[pathlib.Path]
-    labels: Sequence[int]
+    labels: Sequence[Any]
     preprocess: Preprocessing
+    augment: Augmentation = dataclasses.field(default_factory=Augmentation)
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, Any]:
+        return self.preprocess(self.picture(index)), self.labels[index]
+
+    def drawn(self, index: int, random: np.random.Generator) -> tuple[np.ndarray, Any]:
+        """The example with its image augmented."""
+        picture = self.picture(index)
+        return self.preprocess(self.augment(picture, random) if self.augment else picture), self.labels[index]
+
+    def origin(self, index: int) -> str:
+        """Where an example comes from, for people."""
+        return str(self.paths[index])
+
+    def picture(self, index: int) -> PIL.Image.Image:
+        """The decoded image, as it stands in the file.
+
+        **Raises:** `DataError`, which names the file, if it cannot be decoded.
+        """
         path = self.paths[index]
         try:
             with PIL.Image.open(path) as image:
-                return self.preprocess(PIL.ImageOps.exif_transpose(image)), self.labels[index]
+                upright = PIL.ImageOps.exif_transpose(image)
+                upright.load()
+                return upright
         # Pillow's decoders raise SyntaxError and ValueError, besides OSError, on damaged files.
         except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
             raise DataError(f"The image {path} cannot be decoded: {error}; repair or remove it.") from error
@@ -123,10 +142,31 @@ class ImageArrays:
     labels: np.ndarray
     indices: Sequence[int]
     preprocess: Preprocessing
+    augment: Augmentation = dataclasses.field(default_factory=Augmentation)
 
     def __len__(self) -> int:
         return len(self.indices)
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, int]:
-        example = self.indices[index]
-        return self.preprocess(np.asarray(self.images[example])), int(self.labels[example])
+    def __getitem__(self, index: int) -> tuple[np.ndarray, Any]:
+        return self.preprocess(np.asarray(self.images[self.indices[index]])), self._label(index)
+
+    def drawn(self, index: int, random: np.random.Generator) -> tuple[np.ndarray, Any]:
+        """The example with its image augmented."""
+        if not self.augment:
+            return self[index]
+        return self.preprocess(self.augment(self.picture(index), random)), self._label(index)
+
+    def origin(self, index: int) -> str:
+        """Where an example comes from, for people."""
+        return f"image {self.indices[index]}"
+
+    def picture(self, index: int) -> PIL.Image.Image:
+        """The image with 8 bits for each channel."""
+        pixels = np.asarray(self.images[self.indices[index]])
+        if pixels.dtype != np.uint8:
+            pixels = (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
+        return PIL.Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
+
+    def _label(self, index: int) -> Any:
+        label = self.labels[self.indices[index]]
+        return int(label) if np.ndim(label) == 0 else np.asarray(label, np.float32)

@@ -1,7 +1,7 @@
 """Optimisers from Optax by name, with the schedules and the weight-decay mask that fine-tuning wants."""
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -77,6 +77,8 @@ def optimizer(
     clip_grad: float | None = None,
     accumulation_steps: int = 1,
     average_decay: float | None = None,
+    before: Sequence[optax.GradientTransformation] = (),
+    after: Sequence[optax.GradientTransformation] = (),
     arguments: Mapping[str, Any] | None = None,
 ) -> optax.GradientTransformation:
     """An optimiser of Optax by name, and what goes around it.
@@ -90,6 +92,7 @@ def optimizer(
     - `clip_grad`: the largest norm of all gradients together.
     - `accumulation_steps`: batches whose gradients are averaged for one update. Each counts alike, whatever padding it has.
     - `average_decay`: keeps an average of the weights beside them; see `average_parameters`.
+    - `before`, `after`: what is done to the gradients before the optimiser sees them, and to its updates.
     - `arguments`: more arguments of the optimiser: `{"momentum": 0.9, "nesterov": True}`.
 
     **Raises:** `ConfigError` if Optax has no such optimiser, or that has no such argument.
@@ -101,12 +104,12 @@ def optimizer(
     known = [parameter for parameter in inspect.signature(factory).parameters if parameter != "learning_rate"]
     if unknown := sorted(given.keys() - set(known)):
         raise ConfigError(f"--opt-args has {unknown[0]!r}, but optax.{name} takes {', '.join(known)}.")
-    parts = [] if clip_grad is None else [optax.clip_by_global_norm(clip_grad)]
+    parts = [*before] if clip_grad is None else [*before, optax.clip_by_global_norm(clip_grad)]
     if {"weight_decay", "mask"} <= set(known):
         given = {"weight_decay": weight_decay, "mask": decays} | given
     elif weight_decay:
         parts.append(optax.add_decayed_weights(weight_decay, decays))
-    parts.append(factory(learning_rate, **given))
+    parts += [factory(learning_rate, **given), *after]
     if average_decay is not None:
         parts.append(average_parameters(average_decay))
     whole = optax.chain(*parts) if len(parts) > 1 else parts[0]

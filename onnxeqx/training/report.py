@@ -2,15 +2,18 @@
 
 import json
 import pathlib
+import sys
 import time
 from collections.abc import Callable
 from typing import Self
 
+import jax
 import rich.console
 import rich.progress
 
 from .._weights import write_whole
 from .data import Data
+from .errors import ConfigError
 from .loop import EpochDone, Event, StepDone, ValidationStep
 from .state import TrainState
 
@@ -52,7 +55,7 @@ class History:
 
 
 class Progress:
-    """Shows a run: a live bar with loss, accuracy, images a second and time left, and one line for each epoch.
+    """Shows a run: a live bar with loss, metrics, examples a second, memory and time left, and one line for each epoch.
 
     Where the output is no terminal, there are only the lines. A callback of `fit`, and a context manager.
 
@@ -62,11 +65,15 @@ class Progress:
     - `data`: what `fit` trains on.
     - `epochs`: of the run.
     - `done`: steps done before this process, when a run is resumed.
+    - `unit`: what examples are: images, texts, …
     """
 
-    def __init__(self, console: rich.console.Console, data: Data, *, epochs: int, done: int = 0):
+    def __init__(
+        self, console: rich.console.Console, data: Data, *, epochs: int, done: int = 0, unit: str = "examples"
+    ):
         self.console = console
         self.data = data
+        self.unit = unit
         self.epochs = epochs
         columns = rich.progress
         self._bar = columns.Progress(
@@ -103,7 +110,7 @@ class Progress:
             self._started = None
             self.console.print(self._line(event.row), highlight=False, soft_wrap=True)
 
-    def images_per_second(self) -> float:
+    def examples_per_second(self) -> float:
         """The training speed of the last epoch, without its first step; 0 if it had only one."""
         return self._speed
 
@@ -117,9 +124,10 @@ class Progress:
         figures = f"epoch {event.epoch}/{self.epochs}"
         if examples := event.previous["examples"]:
             means = {name: total / examples for name, total in event.previous.items()}
-            figures += f"  loss {means['loss']:.3f}"
-            figures += f"  accuracy {means['accuracy']:.3f}" if "accuracy" in means else ""
-        figures += f"  {self._speed:.0f} images/s" if self._speed else ""
+            shown = ["loss", *(name for name in means if name not in ("loss", "examples", "skipped"))]
+            figures += "".join(f"  {name} {means[name]:.3f}" for name in shown)
+        figures += f"  {self._speed:.0f} {self.unit}/s" if self._speed else ""
+        figures += f"  {memory_bytes() / 2**30:.1f} GiB"
         self._bar.update(self._training, completed=event.step, figures=figures)
 
     def _line(self, row: dict[str, float]) -> str:
@@ -129,6 +137,52 @@ class Progress:
 
         if row["epoch"] == 0:
             return "before training" + part("validation", "val_")
-        speed = f"  {self._speed:.0f} images/s" if self._speed else ""
+        speed = f"  {self._speed:.0f} {self.unit}/s" if self._speed else ""
         epoch = f"epoch {row['epoch']}/{self.epochs}"
         return epoch + part("train", "train_") + part("validation", "val_") + speed
+
+
+def memory_bytes() -> int:
+    """The most memory that was in use: of the first device where it says so, else of this process."""
+    statistics = jax.local_devices()[0].memory_stats()
+    if statistics and "peak_bytes_in_use" in statistics:
+        return statistics["peak_bytes_in_use"]
+    try:
+        import resource
+    except ImportError:  # Windows has no such module
+        return 0
+    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return largest if sys.platform == "darwin" else largest * 1024  # macOS counts bytes, Linux kibibytes
+
+
+class TensorBoard:
+    """Writes each row of the history to event files for TensorBoard; a callback of `fit`, and a context manager.
+
+    **Arguments:**
+
+    - `folder`: of the event files.
+
+    **Raises:** `ConfigError` if tensorboardX is not installed.
+    """
+
+    def __init__(self, folder: pathlib.Path):
+        try:
+            import tensorboardX
+        except ImportError:
+            raise ConfigError("--tensorboard needs tensorboardX: pip install 'onnxeqx[tensorboard]'.") from None
+        self._writer = tensorboardX.SummaryWriter(str(folder))
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_):
+        self._writer.close()
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, EpochDone):
+            for name, value in event.row.items():
+                if name not in ("epoch", "step"):
+                    part, _, metric = name.partition("_")
+                    tag = f"{metric}/{part}" if part in ("train", "val") else name
+                    self._writer.add_scalar(tag, value, int(event.row["step"]))
+            self._writer.flush()

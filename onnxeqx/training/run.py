@@ -2,56 +2,44 @@
 
 import contextlib
 import dataclasses
-import json
 import pathlib
-import shutil
+import time
 from collections.abc import Iterator
+from typing import Any
 
-import equinox as eqx
-import filelock
-import jax
 import jax.numpy as jnp
 import optax
 import rich.console
-from jaxtyping import PyTree
 
-import onnxeqx
-
-from .._errors import OutputExistsError
-from .._head import find_head, output_shape, replace_head
-from .._select import parameters
-from .._weights import write_whole
 from .checkpoint import Checkpoints
-from .classifier import Classifier
 from .config import TrainConfig
-from .data import Data
-from .datasets import Selection, open_dataset
-from .devices import Devices
-from .errors import ConfigError, HeadError
-from .images import Preprocessing
+from .errors import DivergedError
+from .folder import CHECKPOINTS, EVENTS, HISTORY, alone_in, check_folder, open_folder, storage_errors
 from .interrupt import stopping_on_signals
-from .loop import fit
-from .losses import (
-    cross_entropy,
-    cross_entropy_from_probabilities,
-    logits_of_probabilities,
-    smoothed_cross_entropy,
-)
-from .report import History, Progress
-from .state import TrainState, check_mask
-from .step import Values
-
-CONFIG, HISTORY, CHECKPOINTS, LOCK = "config.json", "history.jsonl", "checkpoints", ".lock"
-WEIGHTS, FOLDER, ONNX, PREPROCESSING = "weights.safetensors", "model", "model.onnx", "preprocessing.json"
+from .leave import leave
+from .loop import Fitted, fit
+from .prepare import Prepared, prepare
+from .report import History, Progress, TensorBoard
+from .state import TrainState
+from .statistics import following_statistics, statistics_paths
 
 
 @dataclasses.dataclass(frozen=True)
 class RunResult:
-    """What a run gave: the model of the best epoch, the whole history, and the folder with all files."""
+    """What a run gave.
 
-    model: eqx.Module
+    - `model`: of the best epoch, as plain layers.
+    - `history`: all rows.
+    - `folder`: with all files.
+    - `monitor`: the column that decided which epoch is best.
+    - `best`: its value there.
+    """
+
+    model: Any
     history: list[dict[str, float]]
     folder: pathlib.Path
+    monitor: str
+    best: float
 
 
 def run(
@@ -61,11 +49,12 @@ def run(
     force: bool = False,
     console: rich.console.Console | None = None,
 ) -> RunResult:
-    """Fine-tunes an image classifier and writes the folder `config.output`.
+    """Fine-tunes a network and writes the folder `config.output`.
 
     The folder holds `config.json` (resolved), `history.jsonl`, `checkpoints/best`, `checkpoints/last`, and in the end
     the model of the best epoch as `weights.safetensors`, `model/` (a converted folder), `model.onnx`, and
-    `preprocessing.json` (normalisation and class names; also in the metadata of `model.onnx`).
+    `preprocessing.json` (what inputs need, and class names; also in the metadata of `model.onnx`); `results.png`,
+    `confusion_matrix.png` and `report.html` for people.
 
     **Arguments:**
 
@@ -74,99 +63,88 @@ def run(
     - `force`: replace the run in that folder. Files that are not of a run stay. With `resume`, no effect.
     - `console`: where progress goes; by default the standard output.
 
-    **Raises:** `OnnxeqxError`, as one sentence, on anything wrong with model, data, options or checkpoint;
+    **Raises:** `OnnxeqxError`, as one sentence, on anything wrong with model, data, options, checkpoint or disk;
     `OutputExistsError` if the folder is not empty; `TrainingInterrupted` after Ctrl-C.
     """
     console = console or rich.console.Console()
     folder = pathlib.Path(config.output)
-    _check_folder(folder, resume=resume, force=force)
-    task = _prepare(config)
-    config, data = task.config, task.data
-    console.print(task.summary, highlight=False, soft_wrap=True)
+    check_folder(folder, resume=resume, force=force)
+    prepared = prepare(config)
+    console.print(prepared.summary, highlight=False, soft_wrap=True)
+    started = time.perf_counter()
+    with alone_in(folder), storage_errors(folder):
+        open_folder(folder, prepared.config, clear=force and not resume)
+        fitted, best, history = _trained(prepared, folder, console)
+        del fitted
+        rows = history.rows()
+        model = leave(prepared, best, rows, folder, seconds=time.perf_counter() - started)
+    score = best_row(rows, prepared)[prepared.monitor]
+    return RunResult(model, rows, folder, prepared.monitor, score)
 
-    schedule = config.schedule(config.epochs * data.steps)
-    optimizer = config.optimizer(schedule)
+
+def _trained(prepared: Prepared, folder: pathlib.Path, console: rich.console.Console) -> tuple[Fitted, Any, History]:
+    """What `fit` returns, and the model of the best epoch."""
+    config, data = prepared.config, prepared.data
+    schedule, optimizer = optimizer_of(prepared)
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_alone_in(folder))
-        _open_folder(folder, config, clear=force and not resume)
-        checkpoints = stack.enter_context(Checkpoints(folder / CHECKPOINTS))
-        progress = stack.enter_context(Progress(console, data, epochs=config.epochs, done=checkpoints.latest()))
+        checkpoints = stack.enter_context(checkpoints_of(prepared, folder))
+        done = checkpoints.latest()
+        progress = Progress(console, data, epochs=config.epochs, done=done, unit=prepared.unit)
+        stack.enter_context(progress)
         history = History(folder / HISTORY, extra=lambda row: _columns(row, config, schedule, progress))
+        events = [stack.enter_context(TensorBoard(folder / EVENTS))] if config.tensorboard else []
         stop = stack.enter_context(stopping_on_signals(checkpoints.save, console.print))
-        fitted = fit(
-            task.model,
-            data,
-            optimizer=optimizer,
-            loss=task.loss,
-            trainable=task.mask,
-            epochs=config.epochs,
-            devices=config.devices,
-            validation_loss=task.validation_loss,
-            stop=lambda: _is_patient_no_more(history.rows(), config.patience),
-            restore=lambda state: history.rewind(checkpoints.restore(state)),
-            callbacks=(progress, history, checkpoints, stop),
-        )
-        last = TrainState.create(fitted.model, optimizer, task.mask, metrics=("accuracy",))
-        best = checkpoints.restore(last, "best").evaluated
-        _export(best, folder, task)
-    return RunResult(best, history.rows(), folder)
+        with _keeping_the_last_good_state(checkpoints):
+            fitted = fit(
+                prepared.model,
+                data,
+                optimizer=optimizer,
+                loss=prepared.loss,
+                metrics=prepared.metrics,
+                trainable=prepared.mask,
+                epochs=config.epochs,
+                devices=config.devices,
+                validation_loss=prepared.validation_loss,
+                stop=lambda: _is_patient_no_more(history.rows(), prepared),
+                forward=prepared.forward,
+                seed=config.seed,
+                compute_dtype=prepared.compute_dtype,
+                restore=lambda state: history.rewind(checkpoints.restore(state)),
+                callbacks=(progress, history, *events, checkpoints, stop),
+            )
+        best = checkpoints.restore(new_state(prepared, optimizer), "best").evaluated
+    return fitted, best, history
 
 
-@dataclasses.dataclass(frozen=True)
-class _Task:
-    """All that `fit` needs; the configuration with every `None` resolved."""
-
-    config: TrainConfig
-    model: eqx.Module
-    mask: PyTree
-    loss: Values
-    validation_loss: Values
-    data: Data
-    preprocess: Preprocessing
-    class_names: tuple[str, ...]
-
-    @property
-    def summary(self) -> str:
-        trained = sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(self.model, self.mask)))
-        return (
-            f"{len(self.data.training):,} training and {len(self.data.validation):,} validation images, "
-            f"{len(self.class_names)} classes; new head at {self.config.head}; {trained:,} parameters are trained"
-        )
+def optimizer_of(prepared: Prepared) -> tuple[optax.Schedule, optax.GradientTransformation]:
+    """The learning rate by the number of updates, and the optimiser with all that goes around it."""
+    config, steps = prepared.config, prepared.data.steps
+    schedule = config.schedule(config.epochs * steps)
+    head = f"{config.head}.*" if config.head not in (None, "keep") else "head"
+    optimizer = config.optimizer(schedule, epoch_updates=steps / config.grad_accum_steps, head=head)
+    return schedule, following_statistics(optimizer, statistics_paths(prepared.model))
 
 
-def _prepare(config: TrainConfig) -> _Task:
-    """Opens model and data, and puts the new head in. Writes nothing, so that an error leaves nothing behind."""
-    path = pathlib.Path(config.model)
-    classifier = Classifier.of(path, config.image_size)
-    size = (classifier.channels, classifier.height, classifier.width)
-    mean, std = Preprocessing.unit_range(config.mean, config.std)
-    preprocess = Preprocessing(classifier.height, classifier.width, classifier.channels, mean, std)
-    selection = Selection(config.validation_share, config.limit, config.seed)
-    dataset = open_dataset(config.data, preprocess, classes=config.classes, selection=selection)
-    classes = len(dataset.class_names)
+def new_state(prepared: Prepared, optimizer: optax.GradientTransformation) -> TrainState:
+    """The state of a run before its first step."""
+    return TrainState.create(prepared.model, optimizer, prepared.mask, metrics=prepared.metrics)
 
-    model = onnxeqx.load(path, input_shapes=None if path.is_dir() else classifier.input_shapes)
-    inputs = jax.ShapeDtypeStruct((2, *size), jnp.float32)
-    head = find_head(model, inputs, head=config.head)
-    model = replace_head(model, classes, key=jax.random.key(config.seed), head=head, inputs=inputs)
-    if len(shape := output_shape(model, inputs)) == 3:
-        raise HeadError(f"The model's output has shape {shape}; that of an image classifier is (batch, classes).")
-    # `head` among the patterns stands for the head's key path.
-    trainable = [f"{head}.*" if pattern == "head" else pattern for pattern in config.trainable]
-    mask = parameters(model, trainable=trainable or None, freeze=list(config.freeze) or None)
-    check_mask(mask)
-    Devices.of(config.devices, config.batch_size)  # which refuses what cannot be
-    validation_loss = cross_entropy_from_probabilities if classifier.from_probabilities else cross_entropy
-    return _Task(
-        dataclasses.replace(config, classes=classes, head=head),
-        model,
-        mask,
-        _smoothed(config.smoothing, classifier.from_probabilities) if config.smoothing else validation_loss,
-        validation_loss,
-        Data(dataset.training, dataset.validation, config.batch_size, config.seed, config.workers),
-        preprocess,
-        dataset.class_names,
+
+def checkpoints_of(prepared: Prepared, folder: pathlib.Path) -> Checkpoints:
+    """The checkpoints in the folder of a run."""
+    return Checkpoints(
+        folder / CHECKPOINTS,
+        metric=prepared.monitor,
+        larger_is_better=prepared.larger_is_better,
+        keep_best=prepared.config.keep_best,
+        every_steps=prepared.config.checkpoint_steps,
     )
+
+
+def best_row(rows: list[dict[str, float]], prepared: Prepared) -> dict[str, float]:
+    """The row of the best epoch; of equal ones the first."""
+    sign = 1 if prepared.larger_is_better else -1
+    return max(rows, key=lambda row: (sign * row[prepared.monitor], -row["epoch"]))
 
 
 def _columns(
@@ -176,73 +154,20 @@ def _columns(
     update = max(int(row["step"]) // config.grad_accum_steps - 1, 0)
     return {
         "lr": float(jnp.asarray(schedule(update))),
-        "images_per_second": round(progress.images_per_second(), 1),
+        "examples_per_second": round(progress.examples_per_second(), 1),
     }
 
 
-def _smoothed(smoothing: float, from_probabilities: bool) -> Values:
-    loss = smoothed_cross_entropy(smoothing)
-    if not from_probabilities:
-        return loss
-    return lambda outputs, labels: loss(logits_of_probabilities(outputs), labels)
-
-
-def _is_patient_no_more(rows: list[dict[str, float]], patience: int | None) -> bool:
-    """Whether the best validation accuracy is `patience` epochs old."""
-    if patience is None or not rows:
-        return False
-    best = max(rows, key=lambda row: (row["val_accuracy"], -row["epoch"]))
-    return rows[-1]["epoch"] - best["epoch"] >= patience
-
-
-# --- the folder -------------------------------------------------------------------------------------------------------
-
-
-def _check_folder(folder: pathlib.Path, *, resume: bool, force: bool) -> None:
-    if resume or force or not folder.exists():
-        return
-    if not folder.is_dir() or any(folder.iterdir()):
-        raise OutputExistsError(
-            f"The output folder {folder} is not empty: go on with its run by --resume, replace it by --force, "
-            "or choose another --output."
-        )
+def _is_patient_no_more(rows: list[dict[str, float]], prepared: Prepared) -> bool:
+    """Whether the best epoch is `patience` epochs ago."""
+    patience = prepared.config.patience
+    return patience is not None and bool(rows) and rows[-1]["epoch"] - best_row(rows, prepared)["epoch"] >= patience
 
 
 @contextlib.contextmanager
-def _alone_in(folder: pathlib.Path) -> Iterator[None]:
-    """Creates the folder, and keeps other processes out of it. A killed process leaves no lock behind."""
-    lock = filelock.FileLock(folder / LOCK, blocking=False)
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except filelock.Timeout:
-        raise ConfigError(
-            f"Another process is training in {folder}: wait until it is done, or choose another --output."
-        ) from None
-    except OSError as error:
-        raise ConfigError(f"--output {folder} cannot be written: {error.strerror}.") from error
+def _keeping_the_last_good_state(checkpoints: Checkpoints) -> Iterator[None]:
     try:
         yield
-    finally:
-        (folder / LOCK).unlink(missing_ok=True)
-        lock.release()
-
-
-def _open_folder(folder: pathlib.Path, config: TrainConfig, *, clear: bool) -> None:
-    try:
-        if clear:  # what a run writes, and nothing else: --force with a wrong folder must not cost a user's files
-            for name in (CONFIG, HISTORY, WEIGHTS, ONNX, PREPROCESSING):
-                (folder / name).unlink(missing_ok=True)
-            for name in (CHECKPOINTS, FOLDER):
-                shutil.rmtree(folder / name, ignore_errors=True)
-        config.write(folder / CONFIG)
-    except OSError as error:
-        raise ConfigError(f"--output {folder} cannot be written: {error.strerror}.") from error
-
-
-def _export(model: eqx.Module, folder: pathlib.Path, task: _Task) -> None:
-    description = json.dumps(dataclasses.asdict(task.preprocess) | {"class_names": task.class_names}, indent=2)
-    write_whole(folder / PREPROCESSING, description + "\n")
-    onnxeqx.save_weights(model, folder / WEIGHTS)
-    onnxeqx.save(model, folder / FOLDER, force=True)
-    onnxeqx.save_onnx(model, folder / ONNX, metadata={"onnxeqx.preprocessing": description})
+    except DivergedError as error:
+        checkpoints.save(error.state)
+        raise

@@ -25,7 +25,8 @@ class TrainState(eqx.Module):
     - `opt_state`: of the optimiser, for `trainable`.
     - `step`: optimiser steps done, int32.
     - `epoch`: epochs completed, the evaluation included, int32.
-    - `totals`: sums over the examples of the present epoch: `examples`, `loss` and each metric.
+    - `totals`: sums over the examples of the present epoch: `examples`, `loss` and each metric; and `skipped`, the steps that
+      changed nothing as their gradients were not finite.
     """
 
     trainable: PyTree
@@ -73,5 +74,5 @@ def check_mask(mask: PyTree) -> None:
 
 
 def zero_totals(metrics=()) -> dict[str, Array]:
-    """The sums at the start of an epoch: `examples` (int32), `loss` and each metric (float32)."""
-    return {"examples": jnp.int32(0)} | {name: jnp.float32(0) for name in ("loss", *metrics)}
+    """The sums at the start of an epoch: `examples` and `skipped` (int32), `loss` and each metric (float32)."""
+    return {"examples": jnp.int32(0), "skipped": jnp.int32(0)} | {name: jnp.float32(0) for name in ("loss", *metrics)}

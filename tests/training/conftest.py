@@ -60,4 +60,4 @@ def net() -> Net:
 @pytest.fixture
 def data() -> Data:
     # 20 and 7 do not divide by 8: the last batch of both parts is padded.
-    return Data(colours(20, seed=1), colours(7, seed=2), batch_size=8, seed=3)
+    return Data(colours(20, seed=1), colours(7, seed=2), batch_size=8, seed=0)

@@ -23,7 +23,7 @@ def test_written_configuration_reads_back_equal(tmp_path):
         ({"image_size": 0}, r"--image-size is 0"),
         ({"limit": 0}, r"--limit is 0"),
         ({"workers": 0}, r"--workers is 0"),
-        ({"classes": 1}, r"--classes is 1, but must be at least 2"),
+        ({"classes": 0}, r"--classes is 0, but must be at least 1"),
         ({"lr": 0.0}, r"--lr is 0.0, but must be above 0"),
         ({"lr": float("nan")}, r"--lr is nan, but must be above 0"),
         ({"weight_decay": -1.0}, r"--weight-decay is -1.0"),

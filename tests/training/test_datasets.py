@@ -273,5 +273,7 @@ def test_without_scikit_learn_the_command_is_given(monkeypatch):
 
 
 def test_unknown_data_lists_what_there_is():
-    with pytest.raises(DataError, match=r"no data at nowhere: give a folder of images, an \.npz file, or one of: dig"):
+    with pytest.raises(
+        DataError, match=r"no data at nowhere: give a folder of images, an \.npz file, a table, or one of: dig"
+    ):
         opened("nowhere")

@@ -26,7 +26,7 @@ def test_without_a_terminal_there_is_one_line_for_each_epoch(net, data):
     assert lines[1].startswith("epoch 1/2  train loss ")
     assert " accuracy " in lines[1]
     assert lines[2].startswith("epoch 2/2  train loss ")
-    assert lines[2].endswith("images/s")
+    assert lines[2].endswith("examples/s")
     assert "\x1b" not in text
 
 
@@ -35,7 +35,7 @@ def test_a_terminal_sees_a_bar_with_loss_speed_and_time_left(net, data):
     assert "compiling" in text
     assert "left" in text
     assert "epoch 2/2" in text
-    assert progress.images_per_second() > 0
+    assert progress.examples_per_second() > 0
 
 
 def test_history_is_json_lines_with_extra_columns(net, data, tmp_path):
@@ -62,5 +62,5 @@ def test_rows_after_the_checkpoint_are_dropped(net, tmp_path, torn):
 def test_speed_without_a_second_step_is_left_out(net):
     data = Data(colours(4, seed=0), colours(4, seed=1), batch_size=4)
     text, progress = run(net, data, terminal=False)
-    assert "images/s" not in text
-    assert progress.images_per_second() == 0
+    assert "examples/s" not in text
+    assert progress.examples_per_second() == 0

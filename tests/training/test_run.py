@@ -22,7 +22,7 @@ import onnxeqx
 from onnxeqx.cli import app
 from onnxeqx.cli.train import train
 from onnxeqx.training import Preprocessing, TrainConfig
-from onnxeqx.training.classifier import Classifier
+from onnxeqx.training.signature import Signature
 
 from .conftest import colours
 from .tiny import write_tiny
@@ -34,6 +34,9 @@ FILES = {
     "model",
     "model.onnx",
     "preprocessing.json",
+    "confusion_matrix.png",
+    "report.html",
+    "results.png",
     "weights.safetensors",
 }
 
@@ -81,7 +84,7 @@ def finished(files, tmp_path_factory):
 
 def history(folder):
     rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != "images_per_second"} for row in rows]
+    return [{name: value for name, value in row.items() if name != "examples_per_second"} for row in rows]
 
 
 # --- what a run leaves ------------------------------------------------------------------------------------------------
@@ -129,6 +132,7 @@ def test_preprocessing_and_class_names_go_with_the_model(finished, files):
     output, _ = finished
     saved = json.loads((output / "preprocessing.json").read_text())
     assert saved.pop("class_names") == ["0", "1", "2"]
+    assert saved.pop("task") == "classification"
     preprocess = Preprocessing(**saved)
     assert (preprocess.height, preprocess.width, preprocess.channels) == (12, 12, 3)
     (metadata,) = [entry.value for entry in onnx.load(output / "model.onnx").metadata_props]
@@ -149,7 +153,7 @@ def test_defaults_in_the_help_are_those_of_the_configuration():
     shown = {
         name: parameter.annotation.__metadata__[0].show_default
         for name, parameter in inspect.signature(train).parameters.items()
-        if name != "context"
+        if name not in ("context", "debug", "config", "resume", "force", "dry_run", "overfit_one_batch", "find_lr")
     }
     for field in dataclasses.fields(TrainConfig):
         assert field.name in shown
@@ -201,8 +205,8 @@ def test_the_same_seed_gives_the_same_files(files, tmp_path):
 
 def test_a_network_that_ends_in_softmax_learns(files, tmp_path):
     write_tiny(tmp_path / "net.onnx", softmax=True)
-    assert Classifier.of(tmp_path / "net.onnx").from_probabilities
-    assert not Classifier.of(files / "net.onnx").from_probabilities
+    assert Signature.of(tmp_path / "net.onnx").ends_in == "Softmax"
+    assert Signature.of(files / "net.onnx").ends_in is None
     shutil.copy(files / "data.npz", tmp_path)
     assert invoke(*command(tmp_path, tmp_path / "run", "--epochs", 1)).exit_code == 0
     assert invoke(*command(files, tmp_path / "logits", "--epochs", 1)).exit_code == 0
@@ -272,11 +276,14 @@ def test_a_damaged_model_is_one_sentence(files, tmp_path):
     assert not (tmp_path / "run").exists()
 
 
-def test_a_model_that_takes_no_images_is_refused(files, tmp_path):
+def test_images_for_a_network_of_tables_are_refused(files, tmp_path):
     graph = '<ir_version: 8, opset_import: ["" : 17]> g (float[n, 8] x) => (float[n, 8] y) { y = Relu(x) }'
     onnx.save(onnx.parser.parse_model(graph), tmp_path / "net.onnx")
     shutil.copy(files / "data.npz", tmp_path)
-    refused(invoke(*command(tmp_path, tmp_path / "run")), r"takes no images .* its inputs are x \[n,8\]")
+    refused(
+        invoke(*command(tmp_path, tmp_path / "run")),
+        r"x_train of shape \(60, 6, 6, 3\), .* takes x of shape \(batch, 8\)",
+    )
 
 
 def test_an_open_image_size_must_be_chosen(files, tmp_path):
@@ -285,7 +292,10 @@ def test_an_open_image_size_must_be_chosen(files, tmp_path):
         dim.dim_param = "size"
     onnx.save(model, tmp_path / "net.onnx")
     shutil.copy(files / "data.npz", tmp_path)
-    refused(invoke(*command(tmp_path, tmp_path / "run")), r"leaves the size of its input open .* --image-size")
+    refused(
+        invoke(*command(tmp_path, tmp_path / "run")),
+        r"leaves the size of its images open; choose one with --image-size",
+    )
     assert invoke(*command(tmp_path, tmp_path / "run", "--image-size", 12, "--epochs", 1)).exit_code == 0
 
 

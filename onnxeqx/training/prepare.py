@@ -1,0 +1,370 @@
+"""From a configuration to what `fit` takes: data, model with its new head, masks, loss and metrics."""
+
+import dataclasses
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+import numpy as np
+from jaxtyping import PyTree
+
+import onnxeqx
+
+from .._append import append_head
+from .._errors import HeadError
+from .._head import find_head, output_shape, replace_head
+from .._lora import adaptable_layers
+from .._select import parameters
+from .augment import of_main, of_mixed
+from .config import TrainConfig
+from .data import Data, DrawnExamples
+from .datasets import Dataset, Selection, open_dataset
+from .devices import Devices
+from .errors import ConfigError
+from .forward import Forward, WithTeacher, embedded_pairs, first_output
+from .images import Preprocessing
+from .losses import Values, class_weighted, contrastive, distillation
+from .precision import PRECISIONS
+from .registry import registry
+from .rows import open_rows
+from .signature import Signature
+from .state import check_mask
+from .statistics import freeze_batch_norm, train_batch_norm, with_statistics
+from .tasks import Task, from_logits
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """All that a run needs.
+
+    - `config`: with every `None` resolved that model and data decide.
+    - `task`: what is learnt.
+    - `model`: with its new head, and all that is put in for training.
+    - `mask`: what is trained, in the shape of the model.
+    - `loss`, `validation_loss`, `metrics`, `forward`: as `fit` takes them.
+    - `data`, `dataset`: what is trained on.
+    - `monitor`, `larger_is_better`: the column of the history that decides which epoch is best.
+    - `inputs`: shapes and dtypes of a batch of two.
+    """
+
+    config: TrainConfig
+    task: Task
+    model: Any
+    mask: PyTree
+    loss: Values
+    validation_loss: Values
+    metrics: Mapping[str, Values]
+    forward: Forward
+    data: Data
+    dataset: Dataset
+    monitor: str
+    larger_is_better: bool
+    kind: str
+
+    @property
+    def compute_dtype(self) -> Any:
+        """What the step computes in; `None` for the dtypes of the parameters."""
+        return PRECISIONS[self.config.precision]
+
+    @property
+    def summary(self) -> str:
+        """What is about to happen, in a line."""
+        counts = f"{len(self.data.training):,} training and {len(self.data.validation):,} validation {self.unit}"
+        names = f", {len(self.dataset.class_names)} {'targets' if self.task.labels == 'numbers' else 'classes'}"
+        head = f"; new head at {self.config.head}" if self.config.head not in (None, "keep") else ""
+        return f"{counts}{names if self.dataset.class_names else ''}{head}; {self.trained_parameters:,} parameters are trained"
+
+    @property
+    def trained_parameters(self) -> int:
+        """How many numbers are trained."""
+        return sum(leaf.size for leaf in jax.tree.leaves(eqx.filter(self.model, self.mask)))
+
+    @property
+    def unit(self) -> str:
+        """What examples are."""
+        return {"images": "images", "tokens": "texts", "table": "rows"}.get(self.kind, "examples")
+
+    @staticmethod
+    def finished(model: Any) -> Any:
+        """The model as it leaves training: low-rank updates merged, BatchNorm as stored."""
+        return onnxeqx.merge_lora(freeze_batch_norm(model))
+
+
+def prepare(config: TrainConfig) -> Prepared:
+    """Opens model and data. Writes nothing, so that an error leaves nothing behind.
+
+    **Raises:** `OnnxeqxError`, as one sentence, on anything wrong with model, data or options.
+    """
+    known, path = registry(), pathlib.Path(config.model)
+    name = config.task or "classification"
+    if name not in known.tasks:
+        raise ConfigError(f"--task is {name}, but must be one of {', '.join(known.tasks)}.")
+    task, signature = known.tasks[name], Signature.of(path)
+    size = signature.image_size(str(path), config.image_size) if signature.kind == "images" else None
+    dataset = _open(config, signature, task, size)
+    _check_features(config, signature, task)
+    base, ends_in = _loaded(config, signature, task, size)
+    inputs = signature.structs(2, size)
+    config = dataclasses.replace(config, task=name)
+    if task.new_head and config.head != "keep":
+        base, config = _with_head(base, config, signature, task, dataset, inputs)
+    else:
+        config = dataclasses.replace(config, head="keep")
+    model, mask = _adapted(base, config)
+    loss, validation_loss, metrics = _functions(config, task, ends_in, dataset)
+    forward: Forward = embedded_pairs if task.name == "contrastive" else first_output
+    if task.name == "distillation" or config.distill:
+        forward, loss, validation_loss, metrics = _taught(config, task, signature, size, loss, validation_loss, metrics)
+    Devices.of(config.devices, config.batch_size)  # which refuses what cannot be
+    monitor = config.eval_metric or next(iter(metrics), "loss")
+    if monitor not in metrics and monitor != "loss":
+        raise ConfigError(f"--eval-metric is {monitor}, but this run has {', '.join(['loss', *metrics])}.")
+    return Prepared(
+        dataclasses.replace(config, eval_metric=monitor),
+        task,
+        model,
+        mask,
+        of_mixed(loss) if config.mixing else loss,
+        validation_loss,
+        {name: of_main(metric) if config.mixing else metric for name, metric in metrics.items()},
+        forward,
+        Data(
+            dataset.training,
+            dataset.validation,
+            config.batch_size,
+            config.seed,
+            config.workers,
+            config.worker_processes,
+            config.mixing or None,
+            (jax.process_index(), jax.process_count()),
+        ),
+        dataset,
+        f"val_{monitor}",
+        monitor not in known.smaller_is_better,
+        signature.kind,
+    )
+
+
+# --- data -------------------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class TwoViews:
+    """Two augmented views of each image, for contrastive learning (https://arxiv.org/abs/2002.05709)."""
+
+    images: Any
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> tuple[Any, Any]:
+        return self.drawn(index, np.random.default_rng(index))  # each time the same, for evaluation
+
+    def drawn(self, index: int, random: np.random.Generator) -> tuple[Any, Any]:
+        """Two views, and the number of the image."""
+        assert isinstance(self.images, DrawnExamples)
+        first, second = (self.images.drawn(index, random)[0] for _ in range(2))
+        return {"first": first, "second": second}, index
+
+
+def _open(config: TrainConfig, signature: Signature, task: Task, size: tuple[int, int, int] | None) -> Dataset:
+    if size is None:
+        return open_rows(config, signature, task)
+    if task.labels in ("tokens", "token classes"):
+        raise ConfigError(f"--task {task.name} is of tokens, but {config.model} takes images.")
+    channels, height, width = size
+    preprocess = Preprocessing(height, width, channels, *Preprocessing.unit_range(config.mean, config.std))
+    dataset = open_dataset(
+        config.data,
+        preprocess,
+        classes=config.classes if task.labels == "class" else None,
+        selection=Selection(config.validation_share, config.limit, config.seed),
+        augment=config.augmentation,
+        labels=task.labels if task.labels in ("classes", "numbers") else "class",
+        sources=registry().datasets,
+        columns=config.label_column,
+    )
+    if task.name != "contrastive":
+        return dataset
+    validation: Any = dataset.validation
+    seen = dataclasses.replace(validation, augment=config.augmentation)
+    return dataclasses.replace(dataset, training=TwoViews(dataset.training), validation=TwoViews(seen), class_names=())
+
+
+def _check_features(config: TrainConfig, signature: Signature, task: Task) -> None:
+    """Refuses options that have no meaning for these inputs, rather than passing over them."""
+    images = signature.kind == "images"
+    if (config.mixing or config.augmentation) and not images:
+        raise ConfigError(
+            "--mixup, --cutmix, --crop-scale, --flip, --color-jitter and --rand-augment are of images, "
+            "which this network does not take."
+        )
+    if config.mixing and task.name == "contrastive":
+        raise ConfigError("--mixup and --cutmix blend labels, which contrastive learning does not have.")
+    if task.name == "contrastive" and images and not config.augmentation:
+        raise ConfigError("contrastive compares two augmented views of an image: give --crop-scale or --rand-augment.")
+    if config.smoothing and task.smoothed is None:
+        raise ConfigError(f"--smoothing is of classes; --task {task.name} has none.")
+    if config.class_weights and task.labels != "class":
+        raise ConfigError(f"--class-weights is of one class for each example; --task {task.name} has other labels.")
+    if config.image_size and not images:
+        raise ConfigError("--image-size is of images, which this network does not take.")
+
+
+# --- the model --------------------------------------------------------------------------------------------------------
+
+
+def _loaded(
+    config: TrainConfig, signature: Signature, task: Task, size: tuple[int, int, int] | None
+) -> tuple[Any, str | None]:
+    """The pretrained network, and whether it ends in Softmax or Sigmoid. A wrong ending for the task is left out."""
+    path = pathlib.Path(config.model)
+    wanted = {"class": "Softmax", "token classes": "Softmax", "tokens": "Softmax", "classes": "Sigmoid"}.get(
+        task.labels
+    )
+    keeps = signature.ends_in in (None, wanted)
+    model = onnxeqx.load(
+        path,
+        input_shapes=signature.input_shapes(size),
+        outputs=None if keeps or signature.folder else [signature.logits],
+        scan_layers=config.scan_layers,
+        remat=config.remat,
+    )
+    if not keeps and signature.folder:
+        model = onnxeqx.truncate(model, at=signature.logits)
+    return model, signature.ends_in if keeps else None
+
+
+def _with_head(
+    model: Any, config: TrainConfig, signature: Signature, task: Task, dataset: Dataset, inputs: Sequence[Any]
+) -> tuple[Any, TrainConfig]:
+    width = config.classes or len(dataset.class_names)
+    if width != len(dataset.class_names):
+        raise ConfigError(
+            f"--classes is {width}, but the data has {len(dataset.class_names)}: {', '.join(dataset.class_names[:10])}."
+        )
+    if width < 2 and task.labels == "class":
+        raise ConfigError(f"--classes is {width}, but must be at least 2 for --task {task.name}.")
+    key = jax.random.key(config.seed)
+    if config.head == "append" or (config.head is None and _lacks_head(model, inputs, task)):
+        model = append_head(model, width, key=key, pool=task.labels != "token classes")
+        return model, dataclasses.replace(config, classes=width, head="classifier")
+    head = find_head(model, inputs, head=config.head)
+    model = replace_head(model, width, key=key, head=head, inputs=inputs)
+    rank = len(output_shape(model, inputs))
+    if (rank == 3) != (task.labels == "token classes"):
+        raise HeadError(
+            f"With the head at {head}, the model's output has {rank} axes, which does not suit --task {task.name}; "
+            "--head append puts a new layer behind the model's first output."
+        )
+    return model, dataclasses.replace(config, classes=width, head=head)
+
+
+def _lacks_head(model: Any, inputs: Sequence[Any], task: Task) -> bool:
+    """Whether an encoder's outputs are no logits of this task: several, or one for each position."""
+    outputs = jax.tree.leaves(eqx.filter_eval_shape(model, *inputs))
+    return len(outputs) > 1 or (outputs[0].ndim == 3) != (task.labels == "token classes")
+
+
+def _adapted(model: Any, config: TrainConfig) -> tuple[Any, PyTree]:
+    """The model with all that is put in for training, and what of it is trained."""
+    head = config.head if config.head not in (None, "keep") else None
+    if config.dropout:
+        places = list(config.dropout_layers)
+        if not places and head is None:
+            raise ConfigError("--dropout is before the new head, which this run does not have; name --dropout-layers.")
+        model = onnxeqx.insert_dropout(model, places or [str(head)], config.dropout, before=not places)
+    trainable = [f"{head}.*" if head and pattern == "head" else pattern for pattern in config.trainable]
+    if config.lora:
+        known = [
+            path for path, layer in adaptable_layers(model).items() if path != head and getattr(layer, "groups", 1) == 1
+        ]
+        layers = list(config.lora_layers) or known
+        key = jax.random.fold_in(jax.random.key(config.seed), 1)
+        model = onnxeqx.lora(model, layers, rank=config.lora, alpha=config.lora_alpha, key=key)
+        trainable = trainable or ["*.lora_*", *([f"{head}.*"] if head else [])]
+    elif config.lora_layers or config.lora_alpha:
+        raise ConfigError("--lora-layers and --lora-alpha go with --lora RANK.")
+    if config.batch_norm == "train":
+        model = train_batch_norm(model)
+    mask = parameters(model, trainable=trainable or None, freeze=list(config.freeze) or None)
+    check_mask(mask)
+    return model, with_statistics(mask, model)
+
+
+# --- loss and metrics -------------------------------------------------------------------------------------------------
+
+
+def _functions(
+    config: TrainConfig, task: Task, ends_in: str | None, dataset: Dataset
+) -> tuple[Values, Values, dict[str, Values]]:
+    known = registry()
+    if config.loss and config.loss not in known.losses:
+        raise ConfigError(f"--loss is {config.loss}, but must be one of {', '.join(known.losses)}.")
+    if unknown := [name for name in config.metrics if name not in known.metrics]:
+        raise ConfigError(f"--metrics has {unknown[0]}, but must be of {', '.join(known.metrics)}.")
+    plain = known.losses[config.loss] if config.loss else task.loss
+    if task.name == "contrastive":
+        plain = contrastive(config.temperature)
+    loss = task.smoothed(config.smoothing) if config.smoothing and task.smoothed else plain
+    if config.class_weights:
+        loss = class_weighted(loss, _class_weights(config.class_weights, dataset))
+    metrics = {**task.metrics, **{name: known.metrics[name] for name in config.metrics}}
+    return (
+        from_logits(loss, ends_in),
+        from_logits(plain, ends_in),
+        {name: from_logits(metric, ends_in) if ends_in == "Sigmoid" else metric for name, metric in metrics.items()},
+    )
+
+
+def _class_weights(text: str, dataset: Dataset) -> list[float]:
+    count = len(dataset.class_names)
+    if text == "balanced":
+        labels = getattr(dataset.training, "labels", None)
+        indices = getattr(dataset.training, "indices", None)
+        chosen = np.asarray(labels)[indices] if indices is not None else np.asarray(labels)
+        found = np.bincount(chosen, minlength=count)
+        return (1 / np.maximum(found, 1)).tolist()
+    try:
+        weights = [float(part) for part in text.split(",")]
+    except ValueError:
+        weights = []
+    if len(weights) != count or min(weights) < 0 or not sum(weights):
+        raise ConfigError(
+            f"--class-weights is {text}, but must be 'balanced' or {count} numbers with commas, 0 or above."
+        )
+    return weights
+
+
+def _taught(
+    config: TrainConfig,
+    task: Task,
+    signature: Signature,
+    size: tuple[int, int, int] | None,
+    loss: Values,
+    validation_loss: Values,
+    metrics: Mapping[str, Values],
+) -> tuple[Forward, Values, Values, dict[str, Values]]:
+    """Distillation: the loss is given the outputs of the teacher too."""
+    if signature.ends_in is not None:
+        raise ConfigError(
+            "Distillation compares logits, but this network ends in probabilities; export it without its last layer."
+        )
+    path = pathlib.Path(config.teacher or config.model)
+    taught = Signature.of(path)
+    teacher = onnxeqx.load(
+        path, input_shapes=taught.input_shapes(size), outputs=None if taught.folder else [taught.logits]
+    )
+    share = 1.0 if task.name == "distillation" else config.distill
+
+    def of_student(function: Values) -> Values:
+        return lambda outputs, labels: function(outputs[0], labels)
+
+    return (
+        WithTeacher(teacher),
+        distillation(loss, share=share, temperature=config.temperature),
+        distillation(validation_loss, share=share, temperature=config.temperature),
+        {name: of_student(metric) for name, metric in metrics.items()},
+    )
