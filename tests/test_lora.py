@@ -113,7 +113,7 @@ def test_the_updates_alone_make_a_file(base, trained, call, tmp_path):
 
 
 def test_bad_patterns_and_ranks(base):
-    with pytest.raises(onnxeqx.WeightsError, match=r"'\*\.nothing' matches no linear layer; the model has "):
+    with pytest.raises(onnxeqx.WeightsError, match=r"'\*\.nothing' matches no linear layer or convolution; the model has "):
         onnxeqx.lora(base, ["*.query", "*.nothing"], key=jax.random.key(0))
     with pytest.raises(ValueError, match="at least 1, not 0"):
         onnxeqx.lora(base, LAYERS, rank=0, key=jax.random.key(0))
