@@ -16,14 +16,16 @@ import subprocess
 import sys
 import tarfile
 import tempfile
-from collections.abc import Mapping
 from typing import Any
 
+import equinox as eqx
 import numpy as np
 import onnxruntime
 import tokenizers
 
-LENGTH, TRAINING, VALIDATION = 96, 2000, 1000
+import onnxeqx
+
+LENGTH, TRAINING, VALIDATION, CHUNK = 96, 2000, 1000, 50
 WAYS: dict[str, tuple[str, ...]] = {
     "full": ("--lr", "1e-4"),
     "head only": ("--trainable", "head", "--lr", "1e-2", "--weight-decay", "0"),
@@ -67,23 +69,18 @@ def train(model: pathlib.Path, folder: pathlib.Path, data: pathlib.Path, extra: 
     """What a run gave: its history, its peak memory, and what ONNX Runtime makes of its file."""
     output = folder / "run"
     words = ["train", str(model), "--data", str(data), "--tokenizer", str(folder / "tokenizer.json"), *COMMON, *extra]
-    code = (
-        "import resource, sys\nfrom onnxeqx.cli import main\n"
-        "try: main()\nfinally: print('peak', resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)"
-    )
+    code = "from onnxeqx.cli import main\ntry: main()\nfinally: print(open('/proc/self/status').read())"
     command = [sys.executable, "-c", code, *words, "--output", str(output), "--force"]
     said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    print(said, file=sys.stderr)
+    print(said.partition("Name:")[0], file=sys.stderr)
     history = [json.loads(line) for line in (output / "history.jsonl").read_text().splitlines()]
     (trained,) = re.findall(r"([\d,]+) parameters are trained", said)
-    peak = int(re.findall(r"^peak (\d+)$", said, re.MULTILINE)[0]) * 1024
-    return {"history": history, "trained": trained, "peak": peak, **served(output, data / "val.csv")}
+    (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB$", said, re.MULTILINE)
+    return {"history": history, "trained": trained, "peak": int(peak) * 1024, **served(output, data / "val.csv")}
 
 
 def served(output: pathlib.Path, mails: pathlib.Path) -> dict[str, Any]:
     """Accuracy of ONNX Runtime, and how many of its answers are not those of the JAX model in the folder."""
-    import onnxeqx
-
     tokenizer = tokenizers.Tokenizer.from_file(str(output / "tokenizer.json"))
     description = json.loads((output / "preprocessing.json").read_text())
     tokenizer.enable_truncation(description["max_length"])
@@ -97,10 +94,13 @@ def served(output: pathlib.Path, mails: pathlib.Path) -> dict[str, Any]:
     }
     wanted = np.array([description["class_names"].index(row["label"]) for row in rows])
     session = onnxruntime.InferenceSession(output / "model.onnx", providers=["CPUExecutionProvider"])
-    inputs: Mapping[str, np.ndarray] = {value.name: known[value.name] for value in session.get_inputs()}
-    answers = np.asarray(session.run(None, dict(inputs))[0]).argmax(-1)
-    model = onnxeqx.load(output / "model")
-    same = np.asarray(model(**{name: array.astype(np.int32) for name, array in inputs.items()})).argmax(-1)
+    model = eqx.filter_jit(onnxeqx.load(output / "model"))
+    parts = []
+    for start in range(0, len(wanted), CHUNK):
+        inputs = {value.name: known[value.name][start : start + CHUNK] for value in session.get_inputs()}
+        narrow = {name: array.astype(np.int32) for name, array in inputs.items()}
+        parts.append([np.argmax(outputs, -1) for outputs in (session.run(None, inputs)[0], model(**narrow))])
+    answers, same = map(np.concatenate, zip(*parts, strict=True))
     return {"served": float((answers == wanted).mean()), "differ": int((answers != same).sum())}
 
 

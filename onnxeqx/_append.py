@@ -4,6 +4,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 import onnx
 from jaxtyping import PRNGKeyArray
@@ -44,7 +45,7 @@ def append_head(
     - `classes`: the width of the new layer.
     - `key`: for its initialisation, uniform by the number of its inputs, as Equinox does.
     - `output`: the ONNX name of the output that it reads, of shape `(batch, width)` or `(batch, positions, width)`. By default
-      the first.
+      the first that holds floating-point numbers: some exporters list the inputs too.
     - `pool`: average over positions first, those of which an input called `…mask…` says that they are padding aside. Without
       it, each position gets its classes.
     - `name`: key path of the new `eqx.nn.Linear`.
@@ -56,16 +57,17 @@ def append_head(
     """
     origin = origin_of(model)
     names = type(model).output_names
-    output = names[0] if output is None else output
+    structs = dict(zip(names, jax.tree.leaves(eqx.filter_eval_shape(model, *declared_inputs(model))), strict=True))
+    floating = (name for name, struct in structs.items() if jnp.issubdtype(struct.dtype, jnp.floating))
+    output = next(floating, str(names[0])) if output is None else output
     if output not in names:
         raise HeadError(f"The model has no output {output!r} to append a head to; it has {', '.join(names)}.")
-    shapes = jax.tree.leaves(eqx.filter_eval_shape(model, *declared_inputs(model)))
-    shape = shapes[names.index(output)].shape
+    shape, dtype = structs[output].shape, structs[output].dtype
     if len(shape) not in (2, 3):
         raise HeadError(
             f"Output {output!r} has shape {shape}; a head takes (batch, width) or (batch, positions, width)."
         )
-    layer = eqx.nn.Linear(shape[-1], classes, dtype=shapes[names.index(output)].dtype, key=key)
+    layer = eqx.nn.Linear(shape[-1], classes, dtype=dtype, key=key)
     proto = resized(model, origin)
     head = _Head(proto, output, name)
     source = head.pooled() if pool and len(shape) == 3 else output

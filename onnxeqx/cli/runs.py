@@ -51,7 +51,7 @@ def export(
 
     For example: onnxeqx export runs/digits --to stablehlo
     """
-    from ..training.finished import export_run
+    from ..training.export import export_run
 
     path = path or run / _SUFFIXES.get(to, "exported")
     difference = export_run(run, to, path, force=force)

@@ -14,10 +14,10 @@ from .errors import (
     DivergedError as DivergedError,
     HeadError as HeadError,
 )
+from .export import export_run as export_run
 from .finished import (
     best_model as best_model,
     evaluate_run as evaluate_run,
-    export_run as export_run,
     restore_run as restore_run,
 )
 from .forward import WithTeacher as WithTeacher, call as call, embedded_pairs as embedded_pairs

@@ -34,9 +34,11 @@ def takes_key(model: Any) -> bool:
 
 
 def first_output(model: Any, inputs: Any, key: PRNGKeyArray | None = None) -> Any:
-    """As `call`, but of several outputs the first one, which a network's head gives."""
+    """As `call`, but of several outputs the first one that holds floating-point numbers: some exporters list the inputs too."""
     outputs = call(model, inputs, key)
-    return outputs[0] if isinstance(outputs, tuple) else outputs
+    if not isinstance(outputs, tuple):
+        return outputs
+    return next((output for output in outputs if jnp.issubdtype(output.dtype, jnp.floating)), outputs[0])
 
 
 class WithTeacher(eqx.Module):
