@@ -4,6 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import onnx
 import onnxruntime
 import optax
 import pytest
@@ -113,7 +114,9 @@ def test_the_updates_alone_make_a_file(base, trained, call, tmp_path):
 
 
 def test_bad_patterns_and_ranks(base):
-    with pytest.raises(onnxeqx.WeightsError, match=r"'\*\.nothing' matches no linear layer or convolution; the model has "):
+    with pytest.raises(
+        onnxeqx.WeightsError, match=r"'\*\.nothing' matches no linear layer or convolution; the model has "
+    ):
         onnxeqx.lora(base, ["*.query", "*.nothing"], key=jax.random.key(0))
     with pytest.raises(ValueError, match="at least 1, not 0"):
         onnxeqx.lora(base, LAYERS, rank=0, key=jax.random.key(0))
@@ -128,3 +131,62 @@ def test_a_layer_without_a_bias_keeps_none():
     assert merged.bias is None
     np.testing.assert_allclose(merged(x), layer(x), rtol=1e-6)
     np.testing.assert_allclose(layer(x), linear(x) + 0.5 * (layer.lora_down @ x), rtol=1e-6)
+
+
+CONVOLUTIONS = """
+<ir_version: 8, opset_import: ["" : 17]>
+net (float[batch, 4, 9, 9] image) => (float[batch, 6, q, r] map) {
+  a = Conv<kernel_shape=[3, 3], strides=[2, 2], pads=[1, 0, 1, 2], dilations=[2, 1]>(image, "first.weight", "first.bias")
+  b = Conv<kernel_shape=[1, 1]>(a, "second.weight")
+  c = Conv<kernel_shape=[3, 3], group=2>(b, "grouped.weight")
+  map = Relu(c)
+}
+"""
+
+
+@pytest.fixture(scope="module")
+def convolutions():
+    proto, random = onnx.parser.parse_model(CONVOLUTIONS), np.random.default_rng(0)
+    for name, shape in {
+        "first.weight": (8, 4, 3, 3),
+        "first.bias": (8,),
+        "second.weight": (4, 8, 1, 1),
+        "grouped.weight": (6, 2, 3, 3),
+    }.items():
+        values = random.normal(size=shape).astype(np.float32) / 3
+        proto.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
+    return onnxeqx.load_model(proto)
+
+
+def test_convolutions_are_adapted_too(convolutions, tmp_path):
+    image = np.random.default_rng(1).normal(size=(2, 4, 9, 9)).astype(np.float32)
+    adapted = onnxeqx.lora(convolutions, "*", rank=2, alpha=4, key=jax.random.key(0))
+    np.testing.assert_array_equal(adapted(image), convolutions(image))
+    updates, rest = eqx.partition(adapted, onnxeqx.parameters(adapted, trainable="*.lora_*"))
+    assert len(jax.tree.leaves(updates)) == 6
+
+    @jax.grad
+    def gradients(updates):
+        return jnp.mean(eqx.combine(updates, rest)(image) ** 2)
+
+    for _ in range(2):  # after the first step, lora_down has a gradient too
+        found = gradients(updates)
+        updates = jax.tree.map(lambda leaf, gradient: leaf - gradient, updates, found)
+    assert all(np.abs(leaf).max() > 0 for leaf in jax.tree.leaves(found))
+    trained = eqx.combine(updates, rest)
+    merged = onnxeqx.merge_lora(trained)
+    assert jax.tree.structure(merged) == jax.tree.structure(convolutions)
+    assert np.abs(trained(image) - convolutions(image)).max() > 1e-2
+    np.testing.assert_allclose(merged(image), trained(image), rtol=1e-5, atol=1e-6)
+    # The rank of what was added to a kernel, flattened, is that of the update.
+    added = merged.first.weight - convolutions.first.weight
+    assert np.linalg.matrix_rank(np.asarray(added).reshape(8, -1), tol=1e-5) == 2
+    np.testing.assert_allclose(
+        added.reshape(8, -1), 2 * trained.first.lora_up @ trained.first.lora_down, rtol=1e-3, atol=1e-6
+    )
+    onnxeqx.save_onnx(merged, tmp_path / "net.onnx")
+    (served,) = onnxruntime.InferenceSession(tmp_path / "net.onnx").run(None, {"image": image})
+    np.testing.assert_allclose(served, trained(image), rtol=1e-4, atol=1e-5)
+    onnxeqx.save_lora(trained, tmp_path / "updates.safetensors")
+    again = onnxeqx.load_lora(convolutions, tmp_path / "updates.safetensors")
+    np.testing.assert_array_equal(again(image), trained(image))

@@ -62,9 +62,12 @@ class TrainState(eqx.Module):
 
     @property
     def evaluated(self) -> eqx.Module:
-        """The model that is evaluated and kept: of averaged parameters, where the optimiser averages them."""
+        """The model that is evaluated and kept: of averaged parameters, where the optimiser averages them.
+
+        Statistics that follow the batches are not averaged.
+        """
         average = averaged(self.opt_state)
-        return self.model if average is None else eqx.combine(average, self.frozen)
+        return self.model if average is None else eqx.combine(average, self.trainable, self.frozen)
 
 
 def check_mask(mask: PyTree) -> None:

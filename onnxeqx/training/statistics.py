@@ -2,12 +2,12 @@
 
 from typing import Any, TypeVar
 
+import equinox as eqx
 import jax
 import jax.tree_util as jtu
 import optax
 from jaxtyping import PyTree
 
-from .._select import partition
 from .._weights import dotted_path
 from ..nn import BatchNorm, TrainingBatchNorm
 from .errors import ConfigError
@@ -74,12 +74,15 @@ def following_statistics(
     if not paths:
         return optimizer
 
-    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
-        return jax.tree.map(lambda new, old: momentum * (new - old), updates, params), state
+    def others(tree: Any) -> Any:
+        return jtu.tree_map_with_path(lambda path, leaf: None if dotted_path(path) in paths else leaf, tree)
 
-    follow = optax.GradientTransformation(lambda params: optax.EmptyState(), update)
-    both = partition({"statistics": follow, "others": optimizer}, {"statistics": paths}, default="others")
-    return optax.GradientTransformation(both.init, both.update)
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        followed = jax.tree.map(lambda new, old: momentum * (new - old), updates, params)
+        updated, state = optimizer.update(others(updates), state, others(params))
+        return eqx.combine(updated, followed), state
+
+    return optax.GradientTransformation(lambda params: optimizer.init(others(params)), update)
 
 
 def _is(kind: type) -> Any:

@@ -72,6 +72,32 @@ def test_eight_devices_train_as_one(tmp_path):
     close(resumed["weights"], one["weights"])
 
 
+STATISTICS = """
+import json, numpy as np, equinox as eqx, jax
+from onnxeqx.training import Data, adamw, fit, following_statistics, statistics_paths, train_batch_norm
+from onnxeqx.training.statistics import with_statistics
+from tests.training.conftest import colours
+from tests.training.test_statistics import NormNet
+
+model = train_batch_norm(NormNet())
+mask = with_statistics(jax.tree.map(eqx.is_inexact_array, model), model)
+optimizer = following_statistics(adamw(0.05), statistics_paths(model))
+data = Data(colours(24, seed=1), colours(8, seed=2), batch_size=8)
+fitted = [fit(model, data, optimizer=optimizer, trainable=mask, epochs=1, devices=count).model for count in (1, 8)]
+print(json.dumps([[np.asarray(part).tolist() for part in (end.norm.running_mean, end.norm.running_var)] for end in fitted]))
+"""
+
+
+def test_batch_norm_on_eight_devices_has_the_statistics_of_the_whole_batch():
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    environment = os.environ | {"XLA_FLAGS": flags}
+    done = subprocess.run([sys.executable, "-c", STATISTICS], env=environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    one, eight = json.loads(done.stdout.splitlines()[-1])
+    np.testing.assert_allclose(eight, one, rtol=1e-5, atol=1e-6)
+    assert np.abs(np.array(one[1]) - 1).min() > 0.1
+
+
 def test_devices_that_cannot_be(net):
     data = Data(colours(20, seed=1), colours(7, seed=2), batch_size=7, seed=3)
     with pytest.raises(ConfigError, match=r"--devices is 99, but there are \d+ cpu devices here"):
