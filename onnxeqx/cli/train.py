@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import logging
 import pathlib
 import shlex
 import types
@@ -119,7 +120,7 @@ def train(
 
     For example: onnxeqx train network.onnx --data digits --classes 10 --image-size 64 --epochs 3 --output runs/digits
     """
-    del config, debug
+    del config
     given = {
         name: value
         for name, value in context.params.items()
@@ -129,6 +130,8 @@ def train(
     values = _plain(
         (TrainConfig.values(file) if file is not None else {}) | {k: v for k, v in given.items() if k not in _OWN}
     )
+    if not debug:
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # what Orbax logs with tracebacks, it raises as well
     console = standard_output()
     if sum((resume, force)) > 1:
         raise ConfigError("--resume goes on with the run in --output and --force replaces it: choose one.")

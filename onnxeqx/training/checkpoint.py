@@ -1,9 +1,12 @@
 """Checkpoints through Orbax: best and last, each whole or not there, and checked on the way back."""
 
+import errno
 import hashlib
 import json
 import logging
+import os
 import pathlib
+import shutil
 from collections.abc import Mapping
 from typing import Any, Self
 
@@ -84,6 +87,8 @@ class Checkpoints:
         """Saves a state under `last` or `best`; a checkpoint of the same step is replaced.
 
         Returns when the state has been copied; the copy is written while training goes on.
+
+        **Raises:** `OSError` if the disk has no room for it.
         """
         # The next step reuses the buffers of this state.
         arrays = {key: jnp.array(leaf, copy=True) for key, leaf in _arrays(state).items()}
@@ -94,6 +99,7 @@ class Checkpoints:
         }
         step, manager = int(state.step), self._managers[name]
         self._finish(name)
+        self._refuse_full_disk(sum(leaf.nbytes for leaf in arrays.values()))
         if step in manager.all_steps():  # the epoch ends with the step at which Ctrl-C came
             manager.delete(step)
         manager.save(
@@ -102,6 +108,11 @@ class Checkpoints:
             force=True,
         )
         self._unchecked[name].append(step)
+
+    def _refuse_full_disk(self, size: int) -> None:
+        """Before Orbax begins: what its threads meet when they cannot write, they print as well."""
+        if shutil.disk_usage(self.folder).free < size + _OTHER_FILES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
 
     def _keep_if_good(self, event: EpochDone) -> None:
         score = self.sign * event.row[self.metric]
@@ -208,6 +219,7 @@ class _DamagedError(Exception):
 
 
 _CHECKSUMS = "checksums.json"
+_OTHER_FILES = 2**20  # bytes of what Orbax writes beside the arrays
 
 
 def _checksums(folder: pathlib.Path) -> dict[str, str]:

@@ -9,6 +9,8 @@ from onnxeqx import nn
 from onnxeqx.runtime import over_batch
 from onnxeqx.training import Data
 
+from .tiny import write_tiny
+
 
 class Net(eqx.Module):
     """A batched classifier as the importer prints them: layers, a buffer, a head."""
@@ -61,3 +63,17 @@ def net() -> Net:
 def data() -> Data:
     # 20 and 7 do not divide by 8: the last batch of both parts is padded.
     return Data(colours(20, seed=1), colours(7, seed=2), batch_size=8, seed=0)
+
+
+@pytest.fixture(scope="session")
+def files(tmp_path_factory):
+    """The network, and 60 + 15 images of three classes."""
+    folder = tmp_path_factory.mktemp("files")
+    write_tiny(folder / "net.onnx")
+    arrays = {}
+    for part, count in (("train", 60), ("test", 15)):
+        images = colours(count, seed=count)
+        pixels = np.clip(images.inputs.transpose(0, 2, 3, 1) * 80 + 100, 0, 255).astype(np.uint8)
+        arrays |= {f"x_{part}": pixels, f"y_{part}": images.labels}
+    np.savez(folder / "data.npz", **arrays)
+    return folder

@@ -16,15 +16,13 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-import typer.testing
 
 import onnxeqx
-from onnxeqx.cli import app
 from onnxeqx.cli.train import train
 from onnxeqx.training import Preprocessing, TrainConfig
 from onnxeqx.training.signature import Signature
 
-from .conftest import colours
+from .command_line import command, history, invoke, refused
 from .tiny import write_tiny
 
 FILES = {
@@ -42,49 +40,11 @@ FILES = {
 
 
 @pytest.fixture(scope="module")
-def files(tmp_path_factory):
-    """The network, and 60 + 15 images of three classes."""
-    folder = tmp_path_factory.mktemp("files")
-    write_tiny(folder / "net.onnx")
-    arrays = {}
-    for part, count in (("train", 60), ("test", 15)):
-        images = colours(count, seed=count)
-        pixels = np.clip(images.inputs.transpose(0, 2, 3, 1) * 80 + 100, 0, 255).astype(np.uint8)
-        arrays |= {f"x_{part}": pixels, f"y_{part}": images.labels}
-    np.savez(folder / "data.npz", **arrays)
-    return folder
-
-
-def command(files, output, *options):
-    defaults = {"--epochs": 3, "--batch-size": 16, "--lr": 0.02}
-    words = ["train", files / "net.onnx", "--data", files / "data.npz", "--output", output]
-    words += [word for name, value in defaults.items() if name not in options for word in (name, value)]
-    return [str(word) for word in (*words, *options)]
-
-
-def invoke(*words):
-    return typer.testing.CliRunner().invoke(app, [str(word) for word in words])
-
-
-def refused(result, message):
-    """An expected error: one sentence, exit code 2, no traceback."""
-    assert result.exit_code == 2, result.output
-    assert re.search(message, result.stderr), result.stderr
-    assert "Traceback" not in result.output
-    assert result.stderr.startswith("Error: ")
-
-
-@pytest.fixture(scope="module")
 def finished(files, tmp_path_factory):
     output = tmp_path_factory.mktemp("runs") / "run"
     result = invoke(*command(files, output))
     assert result.exit_code == 0, result.output
     return output, result.stdout
-
-
-def history(folder):
-    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != "examples_per_second"} for row in rows]
 
 
 # --- what a run leaves ------------------------------------------------------------------------------------------------

@@ -11,7 +11,6 @@ import onnxeqx
 from onnxeqx import nn
 from onnxeqx.training import (
     ConfigError,
-    Data,
     TrainState,
     adamw,
     fit,
