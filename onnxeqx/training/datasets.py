@@ -42,10 +42,13 @@ class Selection:
     seed: int = 0
 
     def split(self, labels: Any) -> tuple[list[int], list[int]]:
-        """The indices of the training and of the validation part. Labels that are no classes are all alike."""
-        classes = (
-            list(labels) if np.ndim(labels[0]) == 0 and np.asarray(labels[0]).dtype.kind in "iub" else [0] * len(labels)
-        )
+        """The indices of the training and of the validation part.
+
+        Labels that are no classes (not whole numbers, or each another one) are all alike.
+        """
+        values = np.asarray(labels)
+        are_classes = values.ndim == 1 and values.dtype.kind in "iub" and len(np.unique(values)) < len(values)
+        classes = values.tolist() if are_classes else [0] * len(values)
         training, validation = hold_out(classes, self.validation_share, self.seed)
         return self.limited(training), self.limited(validation)
 

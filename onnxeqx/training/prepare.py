@@ -7,6 +7,7 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jaxtyping import PyTree
 
@@ -116,7 +117,9 @@ def prepare(config: TrainConfig) -> Prepared:
     loss, validation_loss, metrics = _functions(config, task, ends_in, dataset)
     forward: Forward = embedded_pairs if task.name == "contrastive" else first_output
     if task.name == "distillation" or config.distill:
-        forward, loss, validation_loss, metrics = _taught(config, task, signature, size, loss, validation_loss, metrics)
+        forward = _teacher(config, signature, size)
+        _refuse_other_outputs(forward, model, inputs, config)
+        loss, validation_loss, metrics = _taught(config, task, loss, validation_loss, metrics)
     Devices.of(config.devices, config.batch_size)  # which refuses what cannot be
     monitor = config.eval_metric or next(iter(metrics), "loss")
     if monitor not in metrics and monitor != "loss":
@@ -338,32 +341,42 @@ def _class_weights(text: str, dataset: Dataset) -> list[float]:
     return weights
 
 
-def _taught(
-    config: TrainConfig,
-    task: Task,
-    signature: Signature,
-    size: tuple[int, int, int] | None,
-    loss: Values,
-    validation_loss: Values,
-    metrics: Mapping[str, Values],
-) -> tuple[Forward, Values, Values, dict[str, Values]]:
-    """Distillation: the loss is given the outputs of the teacher too."""
+def _teacher(config: TrainConfig, signature: Signature, size: tuple[int, int, int] | None) -> WithTeacher:
     if signature.ends_in is not None:
         raise ConfigError(
             "Distillation compares logits, but this network ends in probabilities; export it without its last layer."
         )
     path = pathlib.Path(config.teacher or config.model)
     taught = Signature.of(path)
-    teacher = onnxeqx.load(
-        path, input_shapes=taught.input_shapes(size), outputs=None if taught.folder else [taught.logits]
+    shapes, outputs = taught.input_shapes(size), None if taught.folder else [taught.logits]
+    return WithTeacher(onnxeqx.load(path, input_shapes=shapes, outputs=outputs))
+
+
+def _refuse_other_outputs(forward: WithTeacher, model: Any, inputs: Sequence[Any], config: TrainConfig) -> None:
+    student, teacher = (
+        struct.shape for struct in eqx.filter_eval_shape(lambda: forward(model, tuple(map(_zeros, inputs))))
     )
+    if student != teacher:
+        raise ConfigError(
+            f"The teacher {config.teacher or config.model} gives {teacher}, but the network {student}: choose a teacher of the "
+            "same classes (--teacher), or --task distillation, which keeps the network's own."
+        )
+
+
+def _zeros(struct: jax.ShapeDtypeStruct) -> jax.Array:
+    return jnp.zeros(struct.shape, struct.dtype)
+
+
+def _taught(
+    config: TrainConfig, task: Task, loss: Values, validation_loss: Values, metrics: Mapping[str, Values]
+) -> tuple[Values, Values, dict[str, Values]]:
+    """Loss and metrics of a pair of outputs: the network's and its teacher's."""
     share = 1.0 if task.name == "distillation" else config.distill
 
     def of_student(function: Values) -> Values:
         return lambda outputs, labels: function(outputs[0], labels)
 
     return (
-        WithTeacher(teacher),
         distillation(loss, share=share, temperature=config.temperature),
         distillation(validation_loss, share=share, temperature=config.temperature),
         {name: of_student(metric) for name, metric in metrics.items()},
