@@ -44,7 +44,7 @@ decay mask; low-rank updates are added to the kernels in both.
   part, {fashion_epochs} epochs.
 - digits (scikit-learn): 899 for training, 898 for evaluation, {digits_epochs} epochs.
 
-| data | what is trained | parameters trained | accuracy: onnxeqx | PyTorch | points | of each seed | step, ms: onnxeqx | PyTorch | ratio |
+| data | trained | parameters | accuracy: onnxeqx | PyTorch | points | of each seed | step, ms: onnxeqx | PyTorch | ratio |
 |---|---|---|---|---|---|---|---|---|---|
 {rows}
 

@@ -2,8 +2,8 @@
 
     python benchmarks/training_options.py > docs/training-options.md
 
-The names of others were read in their source: `train.py` of timm 1.0.29.dev0 (commit aa4b5850), `training_args.py` of transformers
-(commit 00349ae8) with PEFT's `LoraConfig`, and Keras 3's `compile`, `fit` and callbacks.
+The names of others were read in their source: `train.py` of timm 1.0.29.dev0 (commit aa4b5850), `training_args.py` of
+transformers (commit 00349ae8) with PEFT's `LoraConfig`, and Keras 3's `compile`, `fit` and callbacks.
 """
 
 import dataclasses
@@ -99,42 +99,116 @@ BESIDE = """## Options of no configuration
 | `results.png`, `confusion_matrix.png`, `report.html` | – | – | – |
 """
 
-LACKING = """## What the others have and we do not
-
-| option | who has it | why not here |
-|---|---|---|
-| many hosts, FSDP, tensor parallelism (`--device-modules`, `fsdp`, `deepspeed`, `parallelism_config`, `distribution`) | all | later \
-work: the step runs under a `jax.sharding.Mesh`, and data is read in shards by process, so that the door is open |
-| Weights & Biases, MLflow, Comet, … (`--log-wandb`, `report_to`) | timm, Hugging Face | a callback of `fit` is one function; \
-`history.jsonl` and TensorBoard cover the rest |
-| pushing to a hub (`push_to_hub`, `hub_…`) | Hugging Face | a run is a folder: any tool uploads it |
-| evaluation, logging and length by steps (`eval_steps`, `logging_steps`, `max_steps`) | Hugging Face | epochs are what fine-tuning \
-counts in; `--limit` and fractions of `--warmup-epochs` help; `fit` takes callbacks for each step |
-| step, plateau, polynomial and cyclic schedules, noise, cool-down (`--lr-noise`, `--lr-cycle-…`, `--decay-milestones`, \
-`ReduceLROnPlateau`) | all | three schedules fit fine-tuning; any Optax schedule works with `fit` |
-| learning rate by batch size (`--lr-base`, `--lr-base-scale`) | timm | a number that changes behind one's back |
-| AutoAugment, AugMix, random erasing, vertical flips, blur, greyscale, repeated augmentation (`--aa`, `--reprob`, `--vflip`, \
-`--aug-repeats`, `--jsd-loss`) | timm, Keras | for training from scratch rather than fine-tuning; a data source of your own may do \
-anything to its examples |
-| binary cross entropy for classes with thresholds (`--bce-…`) | timm | `--task multi-label`, or a loss of a plugin |
-| stochastic depth, DropBlock (`--drop-path`, `--drop-block`) | timm | they are of a model's blocks, which an ONNX file does not name |
-| split BatchNorm, its momentum and eps (`--split-bn`, `--bn-momentum`, `--bn-eps`) | timm | momentum is PyTorch's 0.1; eps is the file's |
-| several image sizes in a run (`--train-img-sizes`, NaFlex), test-time augmentation (`--tta`), evaluation crops (`--crop-pct`) | \
-timm | one size compiles once; images are resized without a crop |
-| feature and token distillation (`--kd-distill-type`) | timm | distillation is of outputs |
-| 8-bit and paged optimisers, GaLore, LOMO, schedule-free ones by name (`optim`) | Hugging Face | what Optax has by name is there; \
-others work with `fit` |
-| DoRA, rsLoRA, other initialisations, quantised bases (PEFT) | Hugging Face | LoRA alone so far |
-| grouping by length, packing, dynamic padding (`group_by_length`, `padding_free`) | Hugging Face | shapes are fixed, so that nothing \
-compiles twice |
-| finding a batch size that fits (`auto_find_batch_size`) | Hugging Face | – |
-| NEFTune, Liger kernels, `torch.compile` modes | Hugging Face | of PyTorch's models; every step here is compiled |
-| sample weights (`fit(sample_weight=)`) | Keras | classes have weights, examples not yet |
-| hyper-parameter search (`hyperparameter_search`, KerasTuner) | Hugging Face, Keras | a run is a function of its configuration: any \
-search tool can call it |
-| ArrayRecord and streamed data sets (`--dataset wds/…`, `IterableDataset`) | timm, Hugging Face | exact resuming needs random \
-access; Grain's ArrayRecord source works with `Data` from Python |
-"""
+LACKING: list[tuple[str, str, str]] = [
+    # option, who has it, why it is not here
+    (
+        "many hosts, FSDP, tensor parallelism (`--device-modules`, `fsdp`, `deepspeed`, `parallelism_config`, "
+        "`distribution`)",
+        "all",
+        "later work: the step runs under a `jax.sharding.Mesh`, and data is read in shards by process, so "
+        "that the door is open",
+    ),
+    (
+        "Weights & Biases, MLflow, Comet, … (`--log-wandb`, `report_to`)",
+        "timm, Hugging Face",
+        "a callback of `fit` is one function; `history.jsonl` and TensorBoard cover the rest",
+    ),
+    (
+        "pushing to a hub (`push_to_hub`, `hub_…`)",
+        "Hugging Face",
+        "a run is a folder: any tool uploads it",
+    ),
+    (
+        "evaluation, logging and length by steps (`eval_steps`, `logging_steps`, `max_steps`)",
+        "Hugging Face",
+        "epochs are what fine-tuning counts in; `--limit` and fractions of `--warmup-epochs` help; `fit` "
+        "takes callbacks for each step",
+    ),
+    (
+        "step, plateau, polynomial and cyclic schedules, noise, cool-down (`--lr-noise`, `--lr-cycle-…`, "
+        "`--decay-milestones`, `ReduceLROnPlateau`)",
+        "all",
+        "three schedules fit fine-tuning; any Optax schedule works with `fit`",
+    ),
+    (
+        "learning rate by batch size (`--lr-base`, `--lr-base-scale`)",
+        "timm",
+        "a number that changes behind one"s back",
+    ),
+    (
+        "AutoAugment, AugMix, random erasing, vertical flips, blur, greyscale, repeated augmentation (`--aa`, "
+        "`--reprob`, `--vflip`, `--aug-repeats`, `--jsd-loss`)",
+        "timm, Keras",
+        "for training from scratch rather than fine-tuning; a data source of your own may do anything to its "
+        "examples",
+    ),
+    (
+        "binary cross entropy for classes with thresholds (`--bce-…`)",
+        "timm",
+        "`--task multi-label`, or a loss of a plugin",
+    ),
+    (
+        "stochastic depth, DropBlock (`--drop-path`, `--drop-block`)",
+        "timm",
+        "they are of a model"s blocks, which an ONNX file does not name",
+    ),
+    (
+        "split BatchNorm, its momentum and eps (`--split-bn`, `--bn-momentum`, `--bn-eps`)",
+        "timm",
+        "momentum is PyTorch"s 0.1; eps is the file"s",
+    ),
+    (
+        "several image sizes in a run (`--train-img-sizes`, NaFlex), test-time augmentation (`--tta`), "
+        "evaluation crops (`--crop-pct`)",
+        "timm",
+        "one size compiles once; images are resized without a crop",
+    ),
+    (
+        "feature and token distillation (`--kd-distill-type`)",
+        "timm",
+        "distillation is of outputs",
+    ),
+    (
+        "8-bit and paged optimisers, GaLore, LOMO, schedule-free ones by name (`optim`)",
+        "Hugging Face",
+        "what Optax has by name is there; others work with `fit`",
+    ),
+    (
+        "DoRA, rsLoRA, other initialisations, quantised bases (PEFT)",
+        "Hugging Face",
+        "LoRA alone so far",
+    ),
+    (
+        "grouping by length, packing, dynamic padding (`group_by_length`, `padding_free`)",
+        "Hugging Face",
+        "shapes are fixed, so that nothing compiles twice",
+    ),
+    (
+        "finding a batch size that fits (`auto_find_batch_size`)",
+        "Hugging Face",
+        "–",
+    ),
+    (
+        "NEFTune, Liger kernels, `torch.compile` modes",
+        "Hugging Face",
+        "of PyTorch"s models; every step here is compiled",
+    ),
+    (
+        "sample weights (`fit(sample_weight=)`)",
+        "Keras",
+        "classes have weights, examples not yet",
+    ),
+    (
+        "hyper-parameter search (`hyperparameter_search`, KerasTuner)",
+        "Hugging Face, Keras",
+        "a run is a function of its configuration: any search tool can call it",
+    ),
+    (
+        "ArrayRecord and streamed data sets (`--dataset wds/…`, `IterableDataset`)",
+        "timm, Hugging Face",
+        "exact resuming needs random access; Grain"s ArrayRecord source works with `Data` from Python",
+    ),
+]
 
 
 def page() -> str:
@@ -161,7 +235,9 @@ def page() -> str:
                 shown = "MODEL" if name == "model" else "--" + name.replace("_", "-")
                 parts.append(f"| `{shown}` | {' | '.join(OTHERS[name])} |")
         parts.append("")
-    return "\n".join([*parts, BESIDE, LACKING]).rstrip() + "\n"
+    parts += [BESIDE, "## What the others have and we do not\n", "| option | who has it | why not here |", "|---|---|---|"]
+    parts += [f"| {' | '.join(row)} |" for row in LACKING]
+    return "\n".join(parts) + "\n"
 
 
 if __name__ == "__main__":

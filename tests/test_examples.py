@@ -15,6 +15,7 @@ import pytest
 
 import onnxeqx
 
+pytestmark = pytest.mark.slow
 sklearn_datasets = pytest.importorskip("sklearn.datasets", reason="the examples need onnxeqx[examples]")
 
 EXAMPLES = pathlib.Path(__file__).parents[1] / "examples"

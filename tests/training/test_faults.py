@@ -86,6 +86,7 @@ def test_a_write_that_fails_in_the_middle_of_a_save_costs_that_checkpoint_alone(
     assert (output / "model.onnx").read_bytes() == (tmp_path / "whole" / "model.onnx").read_bytes()
 
 
+@pytest.mark.slow
 def test_sigterm_saves_and_the_run_resumes_exactly(files, tmp_path):
     options = ["--epochs", 12, "--batch-size", 4]
     words = [sys.executable, "-W", "ignore", "-c", RUN, *command(files, tmp_path / "run", *options)]
@@ -104,6 +105,7 @@ def test_sigterm_saves_and_the_run_resumes_exactly(files, tmp_path):
     assert history(tmp_path / "run") == history(tmp_path / "whole")
 
 
+@pytest.mark.slow
 def test_kill_in_the_middle_of_a_save_costs_nothing(files, tmp_path):
     # benchmarks/kills.py does this a hundred times.
     output, options = tmp_path / "run", ["--epochs", 4, "--batch-size", 4, "--checkpoint-steps", 2]
@@ -150,6 +152,7 @@ def test_checkpoints_after_steps_and_of_the_best_epochs(files, tmp_path):
     assert f"loss {wanted[0]['val_loss']:.4f}" in result.stdout
 
 
+@pytest.mark.slow
 def test_worker_processes_give_the_same_run(files, tmp_path):
     # In a process of its own, as its workers are forked from it.
     augmented = ["--epochs", 1, "--flip", 0.5]
