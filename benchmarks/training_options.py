@@ -133,14 +133,13 @@ LACKING: list[tuple[str, str, str]] = [
     (
         "learning rate by batch size (`--lr-base`, `--lr-base-scale`)",
         "timm",
-        "a number that changes behind one"s back",
+        "a number that changes behind one's back",
     ),
     (
         "AutoAugment, AugMix, random erasing, vertical flips, blur, greyscale, repeated augmentation (`--aa`, "
         "`--reprob`, `--vflip`, `--aug-repeats`, `--jsd-loss`)",
         "timm, Keras",
-        "for training from scratch rather than fine-tuning; a data source of your own may do anything to its "
-        "examples",
+        "for training from scratch rather than fine-tuning; a data source of your own may do anything to its examples",
     ),
     (
         "binary cross entropy for classes with thresholds (`--bce-…`)",
@@ -150,12 +149,12 @@ LACKING: list[tuple[str, str, str]] = [
     (
         "stochastic depth, DropBlock (`--drop-path`, `--drop-block`)",
         "timm",
-        "they are of a model"s blocks, which an ONNX file does not name",
+        "they are of a model's blocks, which an ONNX file does not name",
     ),
     (
         "split BatchNorm, its momentum and eps (`--split-bn`, `--bn-momentum`, `--bn-eps`)",
         "timm",
-        "momentum is PyTorch"s 0.1; eps is the file"s",
+        "momentum is PyTorch's 0.1; eps is the file's",
     ),
     (
         "several image sizes in a run (`--train-img-sizes`, NaFlex), test-time augmentation (`--tta`), "
@@ -191,7 +190,7 @@ LACKING: list[tuple[str, str, str]] = [
     (
         "NEFTune, Liger kernels, `torch.compile` modes",
         "Hugging Face",
-        "of PyTorch"s models; every step here is compiled",
+        "of PyTorch's models; every step here is compiled",
     ),
     (
         "sample weights (`fit(sample_weight=)`)",
@@ -206,7 +205,7 @@ LACKING: list[tuple[str, str, str]] = [
     (
         "ArrayRecord and streamed data sets (`--dataset wds/…`, `IterableDataset`)",
         "timm, Hugging Face",
-        "exact resuming needs random access; Grain"s ArrayRecord source works with `Data` from Python",
+        "exact resuming needs random access; Grain's ArrayRecord source works with `Data` from Python",
     ),
 ]
 
@@ -235,7 +234,12 @@ def page() -> str:
                 shown = "MODEL" if name == "model" else "--" + name.replace("_", "-")
                 parts.append(f"| `{shown}` | {' | '.join(OTHERS[name])} |")
         parts.append("")
-    parts += [BESIDE, "## What the others have and we do not\n", "| option | who has it | why not here |", "|---|---|---|"]
+    parts += [
+        BESIDE,
+        "## What the others have and we do not\n",
+        "| option | who has it | why not here |",
+        "|---|---|---|",
+    ]
     parts += [f"| {' | '.join(row)} |" for row in LACKING]
     return "\n".join(parts) + "\n"
 
