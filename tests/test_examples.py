@@ -123,3 +123,17 @@ def test_gan_approaches_the_distribution_of_digits(run, tmp_path):
     images = np.asarray(session.run(None, {"input": noise})[0])
     digits = sklearn_datasets.load_digits().data / 8 - 1
     assert np.abs(images.mean(0) - digits.mean(0)).mean() < 0.15
+
+
+def test_the_code_in_the_docs_of_training_runs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "examples").symlink_to(EXAMPLES)
+    blocks = re.findall(r"```python\n(.*?)```", (EXAMPLES.parent / "docs" / "training.md").read_text(), re.DOTALL)
+    found = {}
+    exec("\n".join(blocks), found)
+    assert [row["epoch"] for row in found["history"]] == [0, 1, 2]
+    images = np.zeros((4, 3, 64, 64), np.float32)
+    *_, value = found["step"](found["trainable"], found["state"], images, np.zeros(4, np.int32))
+    assert np.isfinite(value)
+    served = onnxruntime.InferenceSession(tmp_path / "two.onnx").run(None, {"input": images})[0]
+    np.testing.assert_allclose(served, found["model"](images), rtol=1e-3, atol=1e-4)

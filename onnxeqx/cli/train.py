@@ -18,7 +18,7 @@ from ..training.errors import ConfigError
 from ..training.options import RUN
 from .console import Debug, output as standard_output, reports_errors
 
-_OWN = ("config", "resume", "force", "dry_run", "overfit_one_batch", "find_lr", "debug")
+_OWN = ("config", "amp", "resume", "force", "dry_run", "overfit_one_batch", "find_lr", "debug")
 
 
 def _with_options(command: Callable[..., None]) -> Callable[..., None]:
@@ -72,6 +72,7 @@ def train(
             rich_help_panel=RUN,
         ),
     ] = None,
+    amp: Annotated[bool, typer.Option("--amp", help="Short for --precision bfloat16.", rich_help_panel=RUN)] = False,
     resume: Annotated[
         bool,
         typer.Option(
@@ -127,6 +128,8 @@ def train(
         if value not in ([], ()) and not (value is None or value is False)
     }
     file = given.pop("config", None)
+    if amp:
+        given.setdefault("precision", "bfloat16")
     values = _plain(
         (TrainConfig.values(file) if file is not None else {}) | {k: v for k, v in given.items() if k not in _OWN}
     )

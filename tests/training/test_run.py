@@ -113,7 +113,8 @@ def test_defaults_in_the_help_are_those_of_the_configuration():
     shown = {
         name: parameter.annotation.__metadata__[0].show_default
         for name, parameter in inspect.signature(train).parameters.items()
-        if name not in ("context", "debug", "config", "resume", "force", "dry_run", "overfit_one_batch", "find_lr")
+        if name
+        not in ("context", "debug", "config", "amp", "resume", "force", "dry_run", "overfit_one_batch", "find_lr")
     }
     for field in dataclasses.fields(TrainConfig):
         assert field.name in shown
@@ -153,6 +154,16 @@ def test_image_size_limit_mean_std_and_seed_arrive(files, tmp_path):
     assert saved["mean"] == [127 / 255]
     assert saved["class_names"] == ["0", "1", "2", "3"]
     assert onnxeqx.load(tmp_path / "run" / "model")(jnp.zeros((2, 3, 16, 16))).shape == (2, 4)
+
+
+@pytest.mark.parametrize(("options", "precision"), [(["--amp"], "bfloat16"), (["--precision", "float16"], "float16")])
+def test_a_run_in_16_bits_learns(files, tmp_path, options, precision):
+    assert invoke(*command(files, tmp_path / "run", *options)).exit_code == 0
+    assert TrainConfig.read(tmp_path / "run" / "config.json").precision == precision
+    rows = history(tmp_path / "run")
+    assert rows[-1]["val_accuracy"] > rows[0]["val_accuracy"] + 0.3
+    weights = onnxeqx.key_paths(onnxeqx.load(tmp_path / "run" / "model")).values()
+    assert {str(weight.dtype) for weight in weights} == {"float32"}
 
 
 def test_the_same_seed_gives_the_same_files(files, tmp_path):
