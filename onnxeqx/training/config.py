@@ -79,7 +79,12 @@ class TrainConfig:
         panel=MODEL,
         shown="0",
     )
-    temperature: float = option("Of the teacher's outputs, and of contrastive similarities.", 1.0, panel=MODEL)
+    temperature: float | None = option(
+        "Of the teacher's outputs, and of contrastive similarities.",
+        None,
+        panel=MODEL,
+        shown="1 for a teacher, 0.05 for pairs",
+    )
     trainable: tuple[str, ...] = option(
         "Train only parameters whose key path matches this pattern, such as 'features.1*'; 'head' stands for the new head. "
         "May be given several times.",
@@ -250,9 +255,8 @@ class TrainConfig:
             value = getattr(self, name)
             require(value is None or value >= 1, name, value, "at least 1")
         require(self.classes is None or self.classes >= 1, "classes", self.classes, "at least 1")
-        for name in ("lr", "temperature"):
-            require(getattr(self, name) > 0, name, getattr(self, name), "above 0")
-        for name in ("clip_grad", "layer_decay", "lora_alpha"):
+        require(self.lr > 0, "lr", self.lr, "above 0")
+        for name in ("clip_grad", "layer_decay", "lora_alpha", "temperature"):
             value = getattr(self, name)
             require(value is None or value > 0, name, value, "above 0")
         for name in ("weight_decay", "seed", "worker_processes"):

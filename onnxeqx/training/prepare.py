@@ -29,7 +29,7 @@ from .images import Preprocessing
 from .losses import Values, class_weighted, contrastive, distillation
 from .precision import PRECISIONS
 from .registry import registry
-from .rows import open_rows
+from .row_data import open_rows
 from .signature import Signature
 from .state import check_mask
 from .statistics import freeze_batch_norm, train_batch_norm, with_statistics
@@ -115,8 +115,8 @@ def prepare(config: TrainConfig) -> Prepared:
         config = dataclasses.replace(config, head="keep")
     model, mask = _adapted(base, config)
     loss, validation_loss, metrics = _functions(config, task, ends_in, dataset)
-    forward: Forward = embedded_pairs if task.name == "contrastive" else first_output
-    if task.name == "distillation" or config.distill:
+    forward: Forward = embedded_pairs if task.labels == "pairs" else first_output
+    if task.labels == "teacher" or config.distill:
         forward = _teacher(config, signature, size)
         _refuse_other_outputs(forward, model, inputs, config)
         loss, validation_loss, metrics = _taught(config, task, loss, validation_loss, metrics)
@@ -175,7 +175,7 @@ class TwoViews:
 def _open(config: TrainConfig, signature: Signature, task: Task, size: tuple[int, int, int] | None) -> Dataset:
     if size is None:
         return open_rows(config, signature, task)
-    if task.labels in ("tokens", "token classes"):
+    if task.labels in ("token classes", "next tokens", "masked tokens"):
         raise ConfigError(f"--task {task.name} is of tokens, but {config.model} takes images.")
     channels, height, width = size
     preprocess = Preprocessing(height, width, channels, *Preprocessing.unit_range(config.mean, config.std))
@@ -189,7 +189,7 @@ def _open(config: TrainConfig, signature: Signature, task: Task, size: tuple[int
         sources=registry().datasets,
         columns=config.label_column,
     )
-    if task.name != "contrastive":
+    if task.labels != "pairs":
         return dataset
     validation: Any = dataset.validation
     seen = dataclasses.replace(validation, augment=config.augmentation)
@@ -204,10 +204,12 @@ def _check_features(config: TrainConfig, signature: Signature, task: Task) -> No
             "--mixup, --cutmix, --crop-scale, --flip, --color-jitter and --rand-augment are of images, "
             "which this network does not take."
         )
-    if config.mixing and task.name == "contrastive":
-        raise ConfigError("--mixup and --cutmix blend labels, which contrastive learning does not have.")
-    if task.name == "contrastive" and images and not config.augmentation:
-        raise ConfigError("contrastive compares two augmented views of an image: give --crop-scale or --rand-augment.")
+    if config.mixing and task.labels == "pairs":
+        raise ConfigError(f"--mixup and --cutmix blend labels, which --task {task.name} does not have.")
+    if task.labels == "pairs" and images and not config.augmentation:
+        raise ConfigError(
+            f"--task {task.name} compares two augmented views of an image: give --crop-scale or --rand-augment."
+        )
     if config.smoothing and task.smoothed is None:
         raise ConfigError(f"--smoothing is of classes; --task {task.name} has none.")
     if config.class_weights and task.labels != "class":
@@ -224,9 +226,8 @@ def _loaded(
 ) -> tuple[Any, str | None]:
     """The pretrained network, and whether it ends in Softmax or Sigmoid. A wrong ending for the task is left out."""
     path = pathlib.Path(config.model)
-    wanted = {"class": "Softmax", "token classes": "Softmax", "tokens": "Softmax", "classes": "Sigmoid"}.get(
-        task.labels
-    )
+    softmax = dict.fromkeys(("class", "token classes", "next tokens", "masked tokens"), "Softmax")
+    wanted = {**softmax, "classes": "Sigmoid"}.get(task.labels)
     keeps = signature.ends_in in (None, wanted)
     model = onnxeqx.load(
         path,
@@ -309,7 +310,7 @@ def _functions(
     if unknown := [name for name in config.metrics if name not in known.metrics]:
         raise ConfigError(f"--metrics has {unknown[0]}, but must be of {', '.join(known.metrics)}.")
     plain = known.losses[config.loss] if config.loss else task.loss
-    if task.name == "contrastive":
+    if task.labels == "pairs" and config.loss is None and config.temperature is not None:
         plain = contrastive(config.temperature)
     loss = task.smoothed(config.smoothing) if config.smoothing and task.smoothed else plain
     if config.class_weights:
@@ -371,13 +372,13 @@ def _taught(
     config: TrainConfig, task: Task, loss: Values, validation_loss: Values, metrics: Mapping[str, Values]
 ) -> tuple[Values, Values, dict[str, Values]]:
     """Loss and metrics of a pair of outputs: the network's and its teacher's."""
-    share = 1.0 if task.name == "distillation" else config.distill
+    share, temperature = 1.0 if task.labels == "teacher" else config.distill, config.temperature or 1.0
 
     def of_student(function: Values) -> Values:
         return lambda outputs, labels: function(outputs[0], labels)
 
     return (
-        distillation(loss, share=share, temperature=config.temperature),
-        distillation(validation_loss, share=share, temperature=config.temperature),
+        distillation(loss, share=share, temperature=temperature),
+        distillation(validation_loss, share=share, temperature=temperature),
         {name: of_student(metric) for name, metric in metrics.items()},
     )

@@ -10,7 +10,11 @@ from jaxtyping import Array
 from . import losses
 from .losses import Values
 
-Labels = Literal["class", "classes", "numbers", "token classes", "tokens", "none"]
+Labels = Literal["class", "classes", "numbers", "token classes", "next tokens", "masked tokens", "pairs", "teacher"]
+
+
+UNLABELLED: frozenset[Labels] = frozenset({"next tokens", "masked tokens", "pairs", "teacher"})
+"""Kinds of labels that are not in the data."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,7 +24,8 @@ class Task:
     **Arguments:**
 
     - `name`: as `--task` has it.
-    - `labels`: of an example: one class, several, numbers, a class for each token, the tokens themselves, or none.
+    - `labels`: of an example: one class, several, numbers, a class for each token, the token behind each, tokens that were
+      masked, the other one of a pair, or what a teacher says.
     - `loss`: `(outputs, labels) -> (batch,)`, from logits.
     - `metrics`: of that form too, by name; the first decides which epoch is best, else the loss.
     - `smoothed`: makes a loss with label smoothing; `None` if the task has none.
@@ -34,6 +39,8 @@ class Task:
     smoothed: Callable[[float], Values] | None = None
     new_head: bool = True
 
+
+_LANGUAGE: tuple[tuple[str, Labels], ...] = (("causal-lm", "next tokens"), ("masked-lm", "masked tokens"))
 
 TASKS: dict[str, Task] = {
     task.name: task
@@ -62,16 +69,16 @@ TASKS: dict[str, Task] = {
         *(
             Task(
                 name,
-                "tokens",
+                labels,
                 losses.token_cross_entropy,
                 {"token_accuracy": losses.token_accuracy},
                 smoothed=losses.smoothed_token_cross_entropy,
                 new_head=False,
             )
-            for name in ("causal-lm", "masked-lm")
+            for name, labels in _LANGUAGE
         ),
-        Task("contrastive", "none", losses.contrastive(), {"retrieval": losses.retrieval}, new_head=False),
-        Task("distillation", "none", losses.distillation(losses.cross_entropy, share=1), {}, new_head=False),
+        Task("contrastive", "pairs", losses.contrastive(), {"retrieval": losses.retrieval}, new_head=False),
+        Task("distillation", "teacher", losses.distillation(losses.cross_entropy, share=1), {}, new_head=False),
     )
 }
 

@@ -395,3 +395,16 @@ def test_smoothing_of_numbers_is_refused(measurements, tmp_path):
     words = ["train", net, "--data", measurements, "--output", tmp_path / "run", "--task", "regression"]
     words += ["--label-column", "total", "--feature-columns", "a,b,c"]
     refused(invoke(*words, "--smoothing", 0.1), r"--smoothing is of classes; --task regression has none")
+
+
+def test_texts_without_labels_learn_from_a_teacher(tokenizer, tmp_path):
+    net = write_net(tmp_path / "net.onnx", LANGUAGE, **{"head.weight": (8, 14)})
+    teacher = onnx.load(net)
+    for tensor in teacher.graph.initializer:
+        values = onnx.numpy_helper.to_array(tensor)
+        tensor.CopyFrom(onnx.numpy_helper.from_array(values[::-1].copy(), tensor.name))
+    onnx.save(teacher, tmp_path / "teacher.onnx")
+    data = write_table(tmp_path / "texts.csv", ["text"], [[text] for text, _ in sentences(40)])
+    options = ["--task", "distillation", "--teacher", tmp_path / "teacher.onnx", "--tokenizer", tokenizer]
+    rows, _ = run(tmp_path, net, data, *options, "--max-length", 4)
+    assert rows[-1]["val_loss"] < rows[0]["val_loss"] / 2

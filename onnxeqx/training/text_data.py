@@ -1,0 +1,174 @@
+"""Opens texts in tables: whole texts with labels, pairs, tagged words, and texts to continue or to complete."""
+
+import dataclasses
+import functools
+import pathlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Int
+
+from .._errors import DataError
+from .config import TrainConfig
+from .datasets import Dataset, Selection
+from .errors import ConfigError
+from .labels import chosen_column, label_column
+from .losses import IGNORED
+from .rows import MaskedRows, dataset_of_rows
+from .signature import Signature
+from .tables import Table
+from .tasks import Task
+from .text import Encoded, Tokenizer, blocks, masked, model_inputs, token_labels
+
+TEXT_COLUMNS = ("text", "sentence", "content", "sms", "review", "question")
+WORD_COLUMNS = ("tokens", "words")
+TAG_COLUMNS = ("ner_tags", "tags", "labels", "label")
+
+
+def open_texts(
+    config: TrainConfig,
+    signature: Signature,
+    task: Task,
+    selection: Selection,
+    training: Table,
+    validation: Table | None,
+) -> Dataset:
+    """Texts in a column, for a network that takes their tokens."""
+    if config.tokenizer is None:
+        raise ConfigError("A network of tokens needs the tokenizer.json that belongs to it: --tokenizer FILE.")
+    tokenizer = Tokenizer(pathlib.Path(config.tokenizer), config.max_length)
+    texts = _Texts(config, list(signature.inputs), task, tokenizer)
+    description = {"tokenizer": "tokenizer.json", "max_length": config.max_length}
+    if task.labels == "masked tokens":
+        return texts.masked(selection, training, validation, description)
+    first = texts.part(training)
+    second = None if validation is None else texts.part(validation, first.names)
+    return dataset_of_rows(
+        selection,
+        (first.inputs, first.labels),
+        None if second is None else (second.inputs, second.labels),
+        first.names,
+        description,
+        (first.shown, first.shown if second is None else second.shown),
+    )
+
+
+class _Part(NamedTuple):
+    """A table as arrays; the names of its classes; what people are shown of each row."""
+
+    inputs: Any
+    labels: np.ndarray
+    names: tuple[str, ...]
+    shown: Sequence[str] | None
+
+
+@dataclasses.dataclass(frozen=True)
+class _Texts:
+    """From tables to arrays.
+
+    **Arguments:**
+
+    - `config`: names the columns.
+    - `inputs`: names of the network's.
+    - `task`, `tokenizer`: what is made of the texts.
+    """
+
+    config: TrainConfig
+    inputs: list[str]
+    task: Task
+    tokenizer: Tokenizer
+
+    def part(self, table: Table, names: tuple[str, ...] = ()) -> _Part:
+        """The training part, or another one with the names of its classes."""
+        openers = {"next tokens": self._blocks, "pairs": self._pairs, "token classes": self._tagged}
+        return openers.get(self.task.labels, self._labelled)(table, names)
+
+    def masked(
+        self, selection: Selection, training: Table, validation: Table | None, description: Mapping[str, Any]
+    ) -> Dataset:
+        """Whole texts, some of whose tokens are hidden, others each time."""
+        tokenizer = self.tokenizer
+        if tokenizer.mask_id is None:
+            raise ConfigError(
+                f"{self.config.tokenizer} has no mask token ([MASK] or <mask>), which --task {self.task.name} needs."
+            )
+        hide = functools.partial(
+            masked,
+            share=self.config.mask_share,
+            mask_id=tokenizer.mask_id,
+            vocabulary_size=tokenizer.vocabulary_size,
+            special=tokenizer.special_ids,
+        )
+        parts = [tokenizer(self._columns(table)[0]) for table in (training, validation) if table is not None]
+        if len(parts) == 1:
+            rows = selection.split([0] * len(parts[0].ids))
+        else:
+            rows = [selection.limited(range(len(part.ids))) for part in parts]
+        first, second = (
+            MaskedRows(part.ids, part.mask, self._arrays, lambda ids, mask, random: hide(ids, mask, random=random), row)
+            for part, row in zip((parts[0], parts[-1]), rows, strict=True)
+        )
+        return Dataset(first, second, (), description)
+
+    def _labelled(self, table: Table, names: tuple[str, ...]) -> _Part:
+        texts, pairs = self._columns(table)
+        labels, names = label_column(table, self.config.label_column, self.task.labels, names or None)
+        return _Part(model_inputs(self.inputs, self.tokenizer(texts, pairs)), labels, names, texts)
+
+    def _pairs(self, table: Table, names: tuple[str, ...]) -> _Part:
+        texts, others = self._columns(table)
+        if others is None:
+            raise ConfigError(
+                f"--task {self.task.name} takes pairs of texts: name both columns, --text-column first,second."
+            )
+        first, second = (model_inputs(self.inputs, self.tokenizer(part)) for part in (texts, others))
+        return _Part({"first": first, "second": second}, np.arange(len(texts), dtype=np.int32), names, texts)
+
+    def _blocks(self, table: Table, names: tuple[str, ...]) -> _Part:
+        ids = blocks(self.tokenizer, self._columns(table)[0])
+        return _Part(self._arrays(ids, np.ones_like(ids)), next_tokens(ids), names, None)
+
+    def _tagged(self, table: Table, names: tuple[str, ...]) -> _Part:
+        words = self._column(table, self.config.text_column, WORD_COLUMNS, "--text-column")
+        tags = self._column(table, self.config.label_column, TAG_COLUMNS, "--label-column")
+        names = names or _tag_names(tags)
+        numbers = {name: number for number, name in enumerate(names)}
+        for row, line in enumerate(tags):
+            if unknown := [tag for tag in line if str(tag) not in numbers]:
+                raise DataError(
+                    f"{table.origin}: label {unknown[0]!r} of row {row} is not in the training part, which has "
+                    f"{', '.join(names)}."
+                )
+        encoded, labels = token_labels(self.tokenizer, words, [[numbers[str(tag)] for tag in line] for line in tags])
+        return _Part(model_inputs(self.inputs, encoded), labels, names, [" ".join(line) for line in words])
+
+    def _arrays(self, ids: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+        return model_inputs(self.inputs, Encoded(ids, mask, np.zeros_like(ids)))
+
+    def _columns(self, table: Table) -> tuple[Any, Any]:
+        """The column of texts, and of those that belong to them, if any."""
+        chosen = self.config.text_column or chosen_column(table, TEXT_COLUMNS, "--text-column")
+        names = [name.strip() for name in chosen.split(",")]
+        if len(names) > 2:
+            raise ConfigError(
+                f"--text-column is {self.config.text_column}, but must be one column, or two for pairs of texts."
+            )
+        columns = [table.column(name, "--text-column") for name in names]
+        return columns[0], columns[1] if len(columns) > 1 else None
+
+    @staticmethod
+    def _column(table: Table, chosen: str | None, known: Sequence[str], option: str) -> Any:
+        return table.column(chosen or chosen_column(table, known, option), option)
+
+
+def _tag_names(tags: Sequence[Sequence[Any]]) -> tuple[str, ...]:
+    found = {tag for line in tags for tag in line}
+    if all(isinstance(tag, int | np.integer) for tag in found):
+        return tuple(str(number) for number in range(max(found, default=0) + 1))
+    return tuple(sorted(map(str, found)))
+
+
+def next_tokens(ids: Int[np.ndarray, "blocks positions"]) -> Int[np.ndarray, "blocks positions"]:
+    """The token behind each, which the last of a block does not have."""
+    return np.concatenate([ids[:, 1:], np.full_like(ids[:, :1], IGNORED)], 1).astype(np.int32)
