@@ -19,6 +19,8 @@ class LoRALinear(eqx.Module):
     https://arxiv.org/abs/2106.09685
     """
 
+    batched: ClassVar[bool] = True
+
     weight: Float[Array, "out in"]
     bias: Float[Array, " out"] | None
     lora_down: Float[Array, "rank in"]
@@ -41,10 +43,14 @@ class LoRALinear(eqx.Module):
         self.lora_up = jnp.zeros((width_out, rank), dtype)
         self.scale = scale
 
-    def __call__(self, x: Float[Array, " in"], *, key: PRNGKeyArray | None = None) -> Float[Array, " out"]:
-        """One example: shape `(in,)` -> `(out,)`."""
-        y = self.weight @ x + self.scale * (self.lora_up @ (self.lora_down @ x))
-        return y if self.bias is None else y + self.bias
+    def __call__(self, x: Float[Array, "*batch in"], *, key: PRNGKeyArray | None = None) -> Float[Array, "*batch out"]:
+        """Any number of examples at once, or one: shape `(*batch, in)` -> `(*batch, out)`."""
+        flat = x.reshape(-1, x.shape[-1])
+        # XLA's CPU backend would fuse the product with few columns into the sum, and compute it without its fast kernels.
+        update = jax.lax.optimization_barrier((flat @ self.lora_down.T) @ (self.scale * self.lora_up.T))
+        y = flat @ self.weight.T + update
+        y = y if self.bias is None else y + self.bias
+        return y.reshape(*x.shape[:-1], y.shape[-1])
 
     def merged(self) -> eqx.nn.Linear:
         """A plain linear layer that computes the same."""
