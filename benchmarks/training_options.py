@@ -203,9 +203,9 @@ LACKING: list[tuple[str, str, str]] = [
         "a run is a function of its configuration: any search tool can call it",
     ),
     (
-        "ArrayRecord and streamed data sets (`--dataset wds/…`, `IterableDataset`)",
+        "streamed data sets (`--dataset wds/…`, `IterableDataset`)",
         "timm, Hugging Face",
-        "exact resuming needs random access; Grain's ArrayRecord source works with `Data` from Python",
+        "exact resuming needs random access to the examples",
     ),
 ]
 

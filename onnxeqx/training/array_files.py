@@ -1,4 +1,4 @@
-"""Arrays in files: `.npz`, and folders of `.npy`, which are mapped into memory."""
+"""Arrays in files: `.npz`, folders of `.npy`, which are mapped into memory, and ArrayRecord."""
 
 import pathlib
 import zipfile
@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 
 from .._errors import DataError
+from .records import are_records, read_records
 
 Arrays = tuple[np.ndarray, np.ndarray]
 
@@ -25,10 +26,12 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
 
     **Arguments:**
 
-    - `path`: an `.npz` file, or a folder of `.npy` files, of which only what is used is read.
+    - `path`: an `.npz` file, a folder of `.npy` files, of which only what is used is read, or ArrayRecord (see `read_records`).
 
     **Raises:** `DataError` if a file is damaged, is a single array, or holds Python objects.
     """
+    if are_records(path):
+        return read_records(path)
     if path.is_dir():
         return {file.stem: _mapped(file) for file in sorted(path.glob("*.npy"))}
     try:
@@ -46,6 +49,11 @@ def _mapped(path: pathlib.Path) -> np.ndarray:
         return np.load(path, allow_pickle=False, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{path} cannot be read as a .npy file: {error}.") from error
+
+
+def are_arrays(path: pathlib.Path) -> bool:
+    """Whether `read_arrays` is for this."""
+    return path.suffix == ".npz" or are_records(path) or (path.is_dir() and any(path.glob("*.npy")))
 
 
 def named_pair(arrays: Mapping[str, np.ndarray], pairs: Sequence[tuple[str, str]]) -> Arrays | None:

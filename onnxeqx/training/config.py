@@ -37,8 +37,8 @@ class TrainConfig:
     model: str = option("The pretrained network: an ONNX file or a converted folder.", panel=MODEL)
     data: str = option(
         "What to train on. Images: a folder (folder/CLASS/*.png, or folder/train/CLASS/… with folder/val/CLASS/…), an .npz "
-        "file or a folder of .npy files (arrays x and y, optionally x_test and y_test), or the built-in digits. Tables and "
-        "texts: .csv, .tsv, .parquet or .jsonl, a folder with train.* and val.* of these, or one that Hugging "
+        "file, a folder of .npy files or ArrayRecord (arrays x and y, optionally x_test and y_test), or the built-in digits. "
+        "Tables and texts: .csv, .tsv, .parquet or .jsonl, a folder with train.* and val.* of these, or one that Hugging "
         "Face datasets saved.",
         panel=DATA,
     )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from .._errors import DataError
-from .array_files import TRAINING_ARRAYS, VALIDATION_ARRAYS, Arrays, named_pair, read_arrays
+from .array_files import TRAINING_ARRAYS, VALIDATION_ARRAYS, Arrays, are_arrays, named_pair, read_arrays
 from .augment import Augmentation
 from .data import Examples, hold_out, limited
 from .images import SUFFIXES, ImageArrays, ImageFiles, Preprocessing
@@ -91,7 +91,7 @@ def open_dataset(
         return opener.arrays(data, (images, values), None, tuple(names))
     if path.suffix in TABLE_SUFFIXES or is_saved_dataset(path):
         return opener.tables(path, *open_tables(path))
-    if path.is_file() or (path.is_dir() and any(path.glob("*.npy"))):
+    if path.is_file() or are_arrays(path):
         arrays = read_arrays(path)
         training, validation = named_pair(arrays, TRAINING_ARRAYS), named_pair(arrays, VALIDATION_ARRAYS)
         if training is None:

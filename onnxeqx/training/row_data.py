@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from .._errors import DataError
-from .array_files import TRAINING_ARRAYS, VALIDATION_ARRAYS, named_pair, read_arrays
+from .array_files import TRAINING_ARRAYS, VALIDATION_ARRAYS, are_arrays, named_pair, read_arrays
 from .config import TrainConfig
 from .datasets import Dataset, Selection, check_labels
 from .labels import label_column, label_columns
@@ -33,7 +33,7 @@ def open_rows(config: TrainConfig, signature: Signature, task: Task) -> Dataset:
         return dataset_of_rows(
             selection, (inputs.reshape(len(inputs), -1).astype(np.float32), labels), None, tuple(names)
         )
-    if path.suffix == ".npz" or (path.is_dir() and any(path.glob("*.npy"))):
+    if are_arrays(path):
         return _from_arrays(config, signature, task, selection, read_arrays(path))
     if path.suffix == ".txt" and path.is_file():
         table = Table(str(path), {"text": path.read_text(encoding="utf-8").splitlines()})
