@@ -87,7 +87,7 @@ def are_records(path: pathlib.Path) -> bool:
 
 def _arrays(path: pathlib.Path) -> dict[str, Any]:
     try:
-        source = grain.sources.ArrayRecordDataSource(str(path))
+        source: Any = grain.sources.ArrayRecordDataSource(str(path))
         count = len(source)
     except (OSError, ValueError, RuntimeError) as error:
         raise DataError(f"{path} cannot be read as an ArrayRecord file: {error}.") from error
