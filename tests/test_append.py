@@ -103,9 +103,7 @@ def test_it_can_be_saved_as_a_folder_and_loaded(tmp_path):
 
 
 def test_outputs_that_no_head_can_read():
-    with pytest.raises(
-        onnxeqx.HeadError, match="has no output 'last' to append a head to; it has same, states"
-    ):
+    with pytest.raises(onnxeqx.HeadError, match="has no output 'last' to append a head to; it has same, states"):
         onnxeqx.append_head(encoder(), 2, key=jax.random.key(0), output="last")
     text = '<ir_version: 8, opset_import: ["" : 17]> g (float[n, 2, 3, 4] x) => (float[n, 2, 3, 4] y) { y = Relu(x) }'
     images = onnxeqx.load_model(onnx.parser.parse_model(text))
