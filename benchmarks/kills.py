@@ -8,7 +8,6 @@ state, averaged weights, step), its best one, the rows of its history and the fi
 
 import argparse
 import collections
-import json
 import multiprocessing
 import os
 import pathlib
@@ -25,7 +24,14 @@ sys.path.insert(0, str(pathlib.Path(__file__).parents[1]))
 
 # Imported once by the process that all trials fork from; JAX starts its threads later, in the trial.
 PRELOADED = ["onnxeqx.training.run", "onnxeqx.training.figures", "onnxeqx.training.page", "rich.console", "onnxruntime"]
-FILES = ("weights.safetensors", "model.onnx", "preprocessing.json", "model/model.py", "model/weights.safetensors")
+FILES = (
+    "history.jsonl",
+    "weights.safetensors",
+    "model.onnx",
+    "preprocessing.json",
+    "model/model.py",
+    "model/weights.safetensors",
+)
 
 PAGE = """# Killed runs
 
@@ -38,7 +44,7 @@ once, and resumed.
 {rows}
 
 Compared: every array of the last and of the best checkpoint (weights, optimiser state, averaged weights, step, sums of the
-epoch), the rows of `history.jsonl` (without `examples_per_second`), and {files}.
+epoch), and {files}.
 """
 
 
@@ -166,8 +172,6 @@ def result(output: pathlib.Path) -> dict[str, object]:
     import orbax.checkpoint as ocp
 
     found: dict[str, object] = {name: (output / name).read_bytes() for name in FILES}
-    rows = [json.loads(line) for line in (output / "history.jsonl").read_text().splitlines()]
-    found["history"] = [{k: v for k, v in row.items() if k != "examples_per_second"} for row in rows]
     newest = max(int(path.name) for path in (output / "checkpoints" / "last").iterdir())
     (best,) = (int(path.name) for path in (output / "checkpoints" / "best").iterdir())
     for name, step in (("last", newest), ("best", best)):

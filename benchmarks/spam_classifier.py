@@ -73,10 +73,15 @@ def train(model: pathlib.Path, folder: pathlib.Path, data: pathlib.Path, extra: 
     command = [sys.executable, "-c", code, *words, "--output", str(output), "--force"]
     said = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
     print(said.partition("Name:")[0], file=sys.stderr)
-    history = [json.loads(line) for line in (output / "history.jsonl").read_text().splitlines()]
+    history, timings = (
+        [json.loads(line) for line in (output / f"{name}.jsonl").read_text().splitlines()]
+        for name in ("history", "timings")
+    )
+    mails_per_second = timings[-1]["examples_per_second"]
     (trained,) = re.findall(r"([\d,]+) parameters are trained", said)
     (peak,) = re.findall(r"^VmHWM:\s+(\d+) kB$", said, re.MULTILINE)
-    return {"history": history, "trained": trained, "peak": int(peak) * 1024, **served(output, data / "val.csv")}
+    found = {"history": history, "trained": trained, "speed": mails_per_second, "peak": int(peak) * 1024}
+    return found | served(output, data / "val.csv")
 
 
 def served(output: pathlib.Path, mails: pathlib.Path) -> dict[str, Any]:
@@ -110,7 +115,7 @@ def row(name: str, result: dict[str, Any]) -> str:
     best = max(epochs, key=lambda epoch: epoch["val_accuracy"])
     cells = [
         name, f"{before['val_accuracy']:.3f}", f"{best['val_accuracy']:.3f}", f"{result['served']:.3f}", str(result["differ"]),
-        result["trained"], f"{epochs[-1]['examples_per_second']:.0f}", f"{result['peak'] / 1e9:.2f} GB",
+        result["trained"], f"{result['speed']:.0f}", f"{result['peak'] / 1e9:.2f} GB",
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
 

@@ -21,7 +21,8 @@ from .finished import (
     restore_run as restore_run,
 )
 from .forward import WithTeacher as WithTeacher, call as call, embedded_pairs as embedded_pairs
-from .images import ImageArrays as ImageArrays, ImageFiles as ImageFiles, Preprocessing as Preprocessing
+from .image_arrays import ImageArrays as ImageArrays, Pixels as Pixels
+from .images import ImageFiles as ImageFiles, Preprocessing as Preprocessing
 from .interrupt import TrainingInterrupted as TrainingInterrupted, stopping_on_signals as stopping_on_signals
 from .loop import (
     EpochDone as EpochDone,
@@ -52,6 +53,7 @@ from .losses import (
     token_accuracy as token_accuracy,
     token_cross_entropy as token_cross_entropy,
 )
+from .monitor import Monitor as Monitor
 from .optimizers import (
     adamw as adamw,
     average_parameters as average_parameters,
@@ -71,7 +73,7 @@ from .rates import (
     scale_rates as scale_rates,
 )
 from .registry import TrainingRegistry as TrainingRegistry, registry as registry
-from .report import History as History, Progress as Progress, TensorBoard as TensorBoard
+from .report import History as History, Progress as Progress, TensorBoard as TensorBoard, Timings as Timings
 from .rows import Rows as Rows
 from .run import RunResult as RunResult, run as run
 from .state import TrainState as TrainState

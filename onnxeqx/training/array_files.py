@@ -2,14 +2,19 @@
 
 import pathlib
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
 from .._errors import DataError
 from .records import are_records, read_records
 
-Arrays = tuple[np.ndarray, np.ndarray]
+Arrays = tuple[np.ndarray, np.ndarray | None]
+"""Inputs, and labels if there are any."""
+
+BLOCK_BYTES = 2**24
+"""How much of an array is looked at together, which may be larger than the memory."""
 
 # Names of inputs and labels, as NumPy users, Keras and MedMNIST write them.
 TRAINING_ARRAYS = (("x_train", "y_train"), ("train_images", "train_labels"), ("x", "y"), ("images", "labels"))
@@ -56,6 +61,25 @@ def are_arrays(path: pathlib.Path) -> bool:
     return path.suffix == ".npz" or are_records(path) or (path.is_dir() and any(path.glob("*.npy")))
 
 
-def named_pair(arrays: Mapping[str, np.ndarray], pairs: Sequence[tuple[str, str]]) -> Arrays | None:
-    """The first pair of names that are both there, as inputs and labels."""
-    return next(((arrays[inputs], arrays[labels]) for inputs, labels in pairs if {inputs, labels} <= set(arrays)), None)
+def named_pair(
+    arrays: Mapping[str, np.ndarray], pairs: Sequence[tuple[str, str]], *, unlabelled: bool = False
+) -> Arrays | None:
+    """The first pair of names that are both there, as inputs and labels; `unlabelled` ones may lack the latter."""
+    for inputs, labels in pairs:
+        if inputs in arrays and (labels in arrays or unlabelled):
+            return arrays[inputs], arrays.get(labels)
+    return None
+
+
+def blocks(array: Any) -> Iterator[tuple[int, np.ndarray]]:
+    """All rows of an array, some at a time, each time with the number of the first.
+
+    **Arguments:**
+
+    - `array`: in memory, mapped into it, or in records (`RecordedArray`).
+    """
+    if not isinstance(array, np.ndarray):
+        yield from ((row, np.asarray(array[row])[None]) for row in range(len(array)))
+        return
+    count = max(BLOCK_BYTES * len(array) // max(array.nbytes, 1), 1)
+    yield from ((row, np.asarray(array[row : row + count])) for row in range(0, len(array), count))

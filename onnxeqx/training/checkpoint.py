@@ -20,6 +20,7 @@ from jaxtyping import Array, PyTree
 from .._weights import dotted_path, write_whole
 from .errors import CheckpointError
 from .loop import EpochDone, Event, StepDone
+from .monitor import Monitor
 from .state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -35,8 +36,7 @@ class Checkpoints:
     **Arguments:**
 
     - `folder`: created when missing.
-    - `metric`: the column of the history that decides which is best.
-    - `larger_is_better`: whether its larger values are.
+    - `monitor`: decides which epoch is best.
     - `keep_best`: how many of the best epochs are kept.
     - `every_steps`: save after so many steps too, beside after each epoch.
     """
@@ -44,20 +44,19 @@ class Checkpoints:
     def __init__(
         self,
         folder: pathlib.Path,
+        monitor: Monitor = Monitor("val_accuracy"),  # noqa: B008  (it is frozen)
         *,
-        metric: str = "val_accuracy",
-        larger_is_better: bool = True,
         keep_best: int = 1,
         every_steps: int | None = None,
     ):
-        self.metric = metric
-        self.sign = 1 if larger_is_better else -1
+        self.monitor = monitor
         self.keep_best = keep_best
         self.every_steps = every_steps
         self.folder = folder
         self._managers = {"last": _manager(folder / "last", 2), "best": _manager(folder / "best", None)}
         self._unchecked: dict[str, list[int]] = {"last": [], "best": []}
         self._scores = self._known_scores()
+        self._digested: tuple[list[Array], str] | None = None
 
     def __enter__(self) -> Self:
         return self
@@ -83,8 +82,8 @@ class Checkpoints:
         steps = sorted(self._managers[name].all_steps(), reverse=True)
         return sorted(steps, key=lambda step: -self._scores.get(step, float("-inf"))) if name == "best" else steps
 
-    def save(self, state: TrainState, name: str = "last", metric: float | None = None) -> None:
-        """Saves a state under `last` or `best`; a checkpoint of the same step is replaced.
+    def save(self, state: TrainState, name: str = "last", score: float | None = None) -> None:
+        """Saves a state under `last` or `best`, there with its score; a checkpoint of the same step is replaced.
 
         Returns when the state has been copied; the copy is written while training goes on.
 
@@ -93,9 +92,9 @@ class Checkpoints:
         # The next step reuses the buffers of this state.
         arrays = {key: jnp.array(leaf, copy=True) for key, leaf in _arrays(state).items()}
         metadata = {
-            "metric": metric,
+            "score": score,
             "leaves": _signature(arrays),
-            "frozen_digest": _frozen_digest(state),
+            "frozen_digest": self._digest(state),
         }
         step, manager = int(state.step), self._managers[name]
         self._finish(name)
@@ -109,19 +108,27 @@ class Checkpoints:
         )
         self._unchecked[name].append(step)
 
+    def _digest(self, state: TrainState) -> str:
+        """Of the frozen weights: of the same arrays as before, it is known already."""
+        arrays = _named(state.frozen)
+        leaves = list(arrays.values())
+        if self._digested is None or not _are_same(self._digested[0], leaves):
+            self._digested = leaves, _sha256(arrays)
+        return self._digested[1]
+
     def _refuse_full_disk(self, size: int) -> None:
         """Before Orbax begins: what its threads meet when they cannot write, they print as well."""
         if shutil.disk_usage(self.folder).free < size + _OTHER_FILES:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.folder))
 
     def _keep_if_good(self, event: EpochDone) -> None:
-        score = self.sign * event.row[self.metric]
+        score = self.monitor.score(event.row)
         kept = self.steps("best")
         if len(kept) >= self.keep_best and not score > self._scores.get(kept[self.keep_best - 1], float("-inf")):
             return
         step = int(event.state.step)
         self._scores[step] = score
-        self.save(event.state, "best", event.row[self.metric])
+        self.save(event.state, "best", score)
         self._finish("best")  # the new one is whole before the worst goes
         for worse in self.steps("best")[self.keep_best :]:
             self._managers["best"].delete(worse)
@@ -166,7 +173,7 @@ class Checkpoints:
         scores = {}
         for step in self._managers["best"].all_steps():
             try:
-                scores[step] = self.sign * self._metadata("best", step)["metric"]
+                scores[step] = self._metadata("best", step)["score"]
             except _DamagedError as error:
                 logger.warning("%s", error)
         return scores
@@ -202,7 +209,7 @@ class Checkpoints:
                 if saved[key] != expected[key]
             ),
         ]
-        if not differing and metadata["frozen_digest"] != _frozen_digest(state):
+        if not differing and metadata["frozen_digest"] != self._digest(state):
             differing = ["the frozen weights have other values"]
         if differing:
             shown = "; ".join(sorted(differing)[:6]) + (
@@ -263,9 +270,13 @@ def _signature(arrays: Mapping[str, Array]) -> dict[str, str]:
     return {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in arrays.items()}
 
 
-def _frozen_digest(state: TrainState) -> str:
+def _are_same(some: list[Array], others: list[Array]) -> bool:
+    return len(some) == len(others) and all(a is b for a, b in zip(some, others, strict=True))
+
+
+def _sha256(arrays: Mapping[str, Array]) -> str:
     digest = hashlib.sha256()
-    for name, leaf in sorted(_named(state.frozen).items()):
+    for name, leaf in sorted(arrays.items()):
         array = np.ascontiguousarray(leaf)
         digest.update(f"{name} {array.dtype} {array.shape};".encode())
         digest.update(array.tobytes())

@@ -11,10 +11,11 @@ from .._errors import DataError
 from .array_files import TRAINING_ARRAYS, VALIDATION_ARRAYS, Arrays, are_arrays, named_pair, read_arrays
 from .augment import Augmentation
 from .data import Examples, hold_out, limited
-from .images import SUFFIXES, ImageArrays, ImageFiles, Preprocessing
-from .labels import label_column
+from .image_arrays import ImageArrays, Pixels
+from .images import SUFFIXES, ImageFiles, Preprocessing
+from .labels import label_array, label_column
 from .tables import TABLE_SUFFIXES, Table, is_saved_dataset, open_tables
-from .tasks import Labels
+from .tasks import UNLABELLED, Labels
 
 TRAINING_FOLDERS = ("train", "training")
 VALIDATION_FOLDERS = ("val", "valid", "validation", "test")
@@ -31,6 +32,14 @@ class Dataset:
     validation: Examples
     class_names: tuple[str, ...]
     description: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    def class_counts(self) -> np.ndarray | None:
+        """How many training examples each class has; `None` where examples do not tell without being read."""
+        labels, indices = (getattr(self.training, name, None) for name in ("labels", "indices"))
+        found = None if labels is None else np.asarray(labels)
+        if found is None or found.ndim != 1 or found.dtype.kind not in "iu":
+            return None
+        return np.bincount(found if indices is None else found[indices], minlength=len(self.class_names))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,7 +86,8 @@ def open_dataset(
     - `classes`: how many classes there are; `None` takes what the data shows.
     - `selection`: the held-out share, where the data has no validation part, and the limit.
     - `augment`: random changes to training images.
-    - `labels`: what labels are: `"class"`, `"classes"` (0 or 1 for each) or `"numbers"`.
+    - `labels`: what labels are: `"class"`, `"classes"` (0 or 1 for each) or `"numbers"`; for others, which are not in the data,
+      a folder needs no folders of classes, and arrays no labels.
     - `sources`: data sets by name; by default the built-in ones.
     - `columns`: of a table, those of the labels.
 
@@ -93,9 +103,12 @@ def open_dataset(
         return opener.tables(path, *open_tables(path))
     if path.is_file() or are_arrays(path):
         arrays = read_arrays(path)
-        training, validation = named_pair(arrays, TRAINING_ARRAYS), named_pair(arrays, VALIDATION_ARRAYS)
+        unlabelled = labels in UNLABELLED
+        training, validation = (
+            named_pair(arrays, names, unlabelled=unlabelled) for names in (TRAINING_ARRAYS, VALIDATION_ARRAYS)
+        )
         if training is None:
-            pairs = ", ".join(f"{images} and {labels}" for images, labels in TRAINING_ARRAYS)
+            pairs = ", ".join(" and ".join(pair) for pair in TRAINING_ARRAYS)
             raise DataError(f"{path} has no training arrays (it has {', '.join(arrays)}); name them {pairs}.")
         return opener.arrays(str(path), training, validation)
     if path.is_dir():
@@ -130,20 +143,15 @@ class _Opener:
     columns: str | None
 
     def folder(self, folder: pathlib.Path) -> Dataset:
-        if self.labels != "class":
+        if self.labels in ("classes", "numbers"):
             raise DataError(
                 f"{folder}: class folders give each image one class; this task takes a table with a column 'image'."
             )
         training_folder = next((folder / name for name in TRAINING_FOLDERS if (folder / name).is_dir()), folder)
-        names = _class_folders(training_folder)
-        if self.classes not in (None, len(names)):
-            listed = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
-            raise DataError(
-                f"--classes is {self.classes}, but {training_folder} has {len(names)} class folders: {listed}."
-            )
+        names = self._class_names(training_folder)
         paths, labels = _labelled_files(training_folder, names)
         if training_folder != folder and (held_out := _validation_folder(folder)):
-            if foreign := sorted(set(_class_folders(held_out)) - set(names)):
+            if names and (foreign := sorted(set(_class_folders(held_out)) - set(names))):
                 raise DataError(f"{held_out} has classes that {training_folder} does not have: {', '.join(foreign)}.")
             training = self._files(paths, labels, self.selection.limited(range(len(paths))), training=True)
             paths, labels = _labelled_files(held_out, [name for name in names if (held_out / name).is_dir()], names)
@@ -156,35 +164,46 @@ class _Opener:
             )
         return self._dataset(training, validation, names)
 
+    def _class_names(self, folder: pathlib.Path) -> list[str]:
+        """None where labels are not in the data."""
+        if self.labels in UNLABELLED:
+            return []
+        names = _class_folders(folder)
+        if self.classes not in (None, len(names)):
+            listed = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
+            raise DataError(f"--classes is {self.classes}, but {folder} has {len(names)} class folders: {listed}.")
+        return names
+
     def arrays(self, origin: str, training: Arrays, validation: Arrays | None, names: tuple[str, ...] = ()) -> Dataset:
-        images, labels = self._checked(origin, *training)
-        count = self.classes or (int(labels.max()) + 1 if labels.ndim == 1 else labels.shape[1])
-        self._check_labels(origin, labels, count)
+        examples, names = self._all(origin, *training, names)
         if validation is None:
-            training_part, validation_part = self.selection.split(labels)
-            held_out = images, labels
+            held_out, parts = examples, self.selection.split(examples.labels)
         else:
-            held_out = self._checked(origin, *validation)
-            self._check_labels(origin, held_out[1], count)
-            training_part = self.selection.limited(range(len(labels)))
-            validation_part = self.selection.limited(range(len(held_out[1])))
-        names = (*names, *(str(label) for label in range(len(names), count)))
+            held_out, _ = self._all(f"{origin} (validation part)", *validation, names)
+            parts = [self.selection.limited(part.indices) for part in (examples, held_out)]
         return self._dataset(
-            ImageArrays(images, labels, training_part, self.preprocess, self.augment),
-            ImageArrays(*held_out, validation_part, self.preprocess),
-            names[:count],
+            dataclasses.replace(examples, indices=parts[0], augment=self.augment),
+            dataclasses.replace(held_out, indices=parts[1]),
+            names,
         )
+
+    def _all(
+        self, origin: str, images: Any, labels: np.ndarray | None, names: tuple[str, ...]
+    ) -> tuple[ImageArrays, tuple[str, ...]]:
+        pixels, count = Pixels.of(origin, images, self.preprocess), len(images)
+        labels, names = label_array(origin, labels, self.labels, examples=count, classes=self.classes, names=names)
+        return ImageArrays(images, labels, range(count), self.preprocess, pixels=pixels), names
 
     def tables(self, path: pathlib.Path, training: Table, validation: Table | None) -> Dataset:
         folder = path if path.is_dir() else path.parent
         labels, names = label_column(training, self.columns, self.labels)
-        paths = [folder / name for name in training.column("image", "--data")]
+        paths = _listed_files(folder, training)
         if validation is None:
             parts = self.selection.split(labels)
             held_out_paths, held_out = paths, labels
         else:
             held_out, _ = label_column(validation, self.columns, self.labels, names)
-            held_out_paths = [folder / name for name in validation.column("image", "--data")]
+            held_out_paths = _listed_files(folder, validation)
             parts = [self.selection.limited(range(len(part))) for part in (labels, held_out)]
         return self._dataset(
             self._files(paths, list(labels), parts[0], training=True),
@@ -199,24 +218,6 @@ class _Opener:
 
     def _dataset(self, training: Examples, validation: Examples, names: Sequence[str]) -> Dataset:
         return Dataset(training, validation, tuple(names), dataclasses.asdict(self.preprocess))
-
-    def _checked(self, origin: str, images: np.ndarray, labels: np.ndarray) -> Arrays:
-        if self.labels == "class":
-            return _checked(origin, images, labels, self.preprocess)
-        if self.labels == "classes" and (np.ndim(labels) != 2 or not np.isin(labels, (0, 1)).all()):
-            raise DataError(
-                f"{origin}: several labels at once are 0 or 1 for each class, shape (n, classes), not {labels.shape}."
-            )
-        labels = np.asarray(labels, np.float32).reshape(len(labels), -1)
-        if bad := np.flatnonzero(~np.isfinite(labels).all(1)).tolist():
-            raise DataError(f"{origin}: the label of example {bad[0]} is not finite.")
-        return _checked(origin, images, np.zeros(len(labels), np.int64), self.preprocess)[0], labels
-
-    def _check_labels(self, origin: str, labels: np.ndarray, classes: int) -> None:
-        if labels.ndim == 1:
-            check_labels(origin, labels, classes)
-        elif labels.shape[1] != classes:
-            raise DataError(f"{origin}: labels of shape {labels.shape} do not have {classes} columns (--classes).")
 
 
 def _validation_folder(folder: pathlib.Path) -> pathlib.Path | None:
@@ -234,71 +235,36 @@ def _class_folders(folder: pathlib.Path) -> list[str]:
 def _labelled_files(
     folder: pathlib.Path, present: Sequence[str], names: Sequence[str] | None = None
 ) -> tuple[list[pathlib.Path], list[int]]:
-    """The images of the `present` classes, and their labels: positions in `names` (by default `present`)."""
-    paths: list[pathlib.Path] = []
-    labels: list[int] = []
+    """The images of the `present` classes, and their labels: positions in `names` (by default `present`).
+
+    Without names of classes, all images below the folder, with the label 0.
+    """
+    if not (names or present):
+        paths = _image_files(folder)
+        return paths, [0] * len(paths)
+    paths, labels = [], []
     for name in present:
-        found = sorted(
-            path for path in (folder / name).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file()
-        )
-        if not found:
-            raise DataError(f"The class folder {folder / name} has no images ({', '.join(sorted(SUFFIXES))}).")
+        found = _image_files(folder / name)
         paths.extend(found)
         labels.extend([(names or present).index(name)] * len(found))
     return paths, labels
 
 
-# --- arrays -------------------------------------------------------------------------------------------------------
+def _image_files(folder: pathlib.Path) -> list[pathlib.Path]:
+    found = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not found:
+        raise DataError(f"The folder {folder} has no images ({', '.join(sorted(SUFFIXES))}).")
+    return found
 
 
-def _checked(origin: str, images: np.ndarray, labels: np.ndarray, preprocess: Preprocessing) -> Arrays:
-    if images.ndim == 4 and images.shape[3] not in (1, 3, 4) and images.shape[1] in (1, 3):
-        images = images.transpose(0, 2, 3, 1)
-    if not (images.ndim == 3 or (images.ndim == 4 and images.shape[3] in (1, 3, 4))):
-        raise DataError(f"{origin}: images of shape {images.shape} are not (n, h, w), (n, h, w, c) or (n, c, h, w).")
-    if labels.shape == (len(labels), 1):
-        labels = labels[:, 0]
-    if labels.shape != (len(images),):
-        raise DataError(
-            f"{origin}: {len(images)} images, but labels of shape {labels.shape}; one label an image is needed."
-        )
-    if not len(images):
-        raise DataError(f"{origin} has no images.")
-    if labels.dtype.kind not in "biuf" or not np.array_equal(labels, np.trunc(labels)):
-        raise DataError(
-            f"{origin}: labels must be whole numbers (0, 1, 2, …), not {labels.dtype}, such as {labels[0]}."
-        )
-    return _pixels(origin, images, preprocess), labels.astype(np.int64)
-
-
-def _pixels(origin: str, images: np.ndarray, preprocess: Preprocessing) -> np.ndarray:
-    """Integers as uint8; floating-point pixels in [0, 1], or as they are if normalised already."""
-    if images.dtype == np.uint8:
-        return images
-    if not np.issubdtype(images.dtype, np.floating) and not np.issubdtype(images.dtype, np.integer):
-        raise DataError(f"{origin}: images of dtype {images.dtype} are neither integers nor floating-point numbers.")
-    low, high = images.min(), images.max()
-    if not np.isfinite(low) or not np.isfinite(high):
-        bad = int(np.flatnonzero(~np.isfinite(images).reshape(len(images), -1).all(1))[0])
-        raise DataError(f"{origin}: image {bad} has values that are not finite.")
-    if low < 0 or high > 255:
-        if set(preprocess.mean) == {0.0} and set(preprocess.std) == {1.0} and np.issubdtype(images.dtype, np.floating):
-            return images
-        raise DataError(
-            f"{origin}: pixels lie in [{low:g}, {high:g}], not in [0, 255] or [0, 1]; "
-            "if they are normalised already, pass --mean 0 --std 1."
-        )
-    if np.issubdtype(images.dtype, np.integer):
-        return images.astype(np.uint8)
-    return images if high <= 1 else images / np.asarray(255, images.dtype)
-
-
-def check_labels(origin: str, labels: np.ndarray, classes: int) -> None:
-    """**Raises:** `DataError` if a class is outside 0 to `classes - 1`; it names the example."""
-    outside = np.flatnonzero((labels < 0) | (labels >= classes))
-    if outside.size:
-        example = int(outside[0])
-        raise DataError(
-            f"{origin}: label {labels[example]} of example {example} is outside 0 to {classes - 1} "
-            f"(--classes {classes})."
-        )
+def _listed_files(folder: pathlib.Path, table: Table) -> list[pathlib.Path]:
+    """The files that a table names, relative to its folder."""
+    paths = []
+    for row, name in enumerate(table.column("image", "--data")):
+        if not isinstance(name, str) or not (folder / name).is_file():
+            found = "missing" if name is None else f"{name}, but there is no such file in {folder}"
+            raise DataError(
+                f"{table.origin}: column 'image' is {found}, in row {row} (the first is 0); correct or remove the row."
+            )
+        paths.append(folder / name)
+    return paths

@@ -4,10 +4,9 @@ import base64
 import functools
 import io
 import math
-import pathlib
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -16,8 +15,6 @@ from matplotlib.axes import Axes
 from matplotlib.colors import PowerNorm
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-
-from .._weights import whole_path
 
 DPI = 192
 """Of the pictures: two pixels for each of CSS (https://www.w3.org/TR/css-values-4/#reference-pixel)."""
@@ -204,24 +201,19 @@ def _fit_quality(predicted: np.ndarray, target: np.ndarray) -> str:
     return f"{text}   R² {1 - (errors @ errors) / (spread @ spread):.3f}" if spread.any() else text
 
 
-def write_figure(figure: Figure, path: pathlib.Path) -> None:
-    """Writes a figure as PNG, whole or not at all."""
-    with whole_path(path, force=True) as scratch, scratch.open("wb") as file:
-        _save_png(figure, file)
-
-
-def data_uri(figure: Figure) -> str:
-    """A figure as PNG in a `data:` URI."""
+def png(figure: Figure) -> bytes:
+    """A figure as the bytes of a PNG file."""
     buffer = io.BytesIO()
-    _save_png(figure, buffer)
-    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"
-
-
-def _save_png(figure: Figure, file: IO[bytes]) -> None:
     with warnings.catch_warnings():
         # A name in a script that no font here has is drawn as boxes: no reason to disturb the end of a run.
         warnings.filterwarnings("ignore", r"(?s)Glyph .* missing from font", UserWarning)
-        figure.savefig(file, format="png", dpi=DPI)
+        figure.savefig(buffer, format="png", dpi=DPI)
+    return buffer.getvalue()
+
+
+def data_uri(picture: bytes) -> str:
+    """A PNG in a `data:` URI."""
+    return f"data:image/png;base64,{base64.b64encode(picture).decode()}"
 
 
 def _plain(axes: Axes) -> Axes:

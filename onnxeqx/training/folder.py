@@ -13,12 +13,13 @@ from .._errors import OnnxeqxError, OutputExistsError
 from .config import TrainConfig
 from .errors import ConfigError
 
-CONFIG, HISTORY, CHECKPOINTS, LOCK, EVENTS = "config.json", "history.jsonl", "checkpoints", ".lock", "events"
+CONFIG, HISTORY, TIMINGS = "config.json", "history.jsonl", "timings.jsonl"
+CHECKPOINTS, LOCK, EVENTS = "checkpoints", ".lock", "events"
 WEIGHTS, FOLDER, ONNX, PREPROCESSING = "weights.safetensors", "model", "model.onnx", "preprocessing.json"
 LORA, TOKENIZER = "lora.safetensors", "tokenizer.json"
 RESULTS, CONFUSION, SCATTER, REPORT = "results.png", "confusion_matrix.png", "predictions.png", "report.html"
 
-FILES = (CONFIG, HISTORY, WEIGHTS, ONNX, PREPROCESSING, LORA, TOKENIZER, RESULTS, CONFUSION, SCATTER, REPORT)
+FILES = (CONFIG, HISTORY, TIMINGS, WEIGHTS, ONNX, PREPROCESSING, LORA, TOKENIZER, RESULTS, CONFUSION, SCATTER, REPORT)
 
 _STORAGE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO}
 

@@ -1,4 +1,4 @@
-"""Images as examples: decoded with Pillow, resized, normalised, channels first."""
+"""Images as examples: decoded with Pillow, resized, normalised, channels first; those in arrays are in `image_arrays`."""
 
 import dataclasses
 import pathlib
@@ -129,44 +129,3 @@ class ImageFiles:
         # Pillow's decoders raise SyntaxError and ValueError, besides OSError, on damaged files.
         except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
             raise DataError(f"The image {path} cannot be decoded: {error}; repair or remove it.") from error
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageArrays:
-    """Examples from arrays in memory (or memory maps): images `(n, h, w)` or `(n, h, w, c)`, labels `(n,)`.
-
-    `indices` selects the examples that belong to this part.
-    """
-
-    images: np.ndarray
-    labels: np.ndarray
-    indices: Sequence[int]
-    preprocess: Preprocessing
-    augment: Augmentation = dataclasses.field(default_factory=Augmentation)
-
-    def __len__(self) -> int:
-        return len(self.indices)
-
-    def __getitem__(self, index: int) -> tuple[np.ndarray, Any]:
-        return self.preprocess(np.asarray(self.images[self.indices[index]])), self._label(index)
-
-    def drawn(self, index: int, random: np.random.Generator) -> tuple[np.ndarray, Any]:
-        """The example with its image augmented."""
-        if not self.augment:
-            return self[index]
-        return self.preprocess(self.augment(self.picture(index), random)), self._label(index)
-
-    def origin(self, index: int) -> str:
-        """Where an example comes from, for people."""
-        return f"image {self.indices[index]}"
-
-    def picture(self, index: int) -> PIL.Image.Image:
-        """The image with 8 bits for each channel."""
-        pixels = np.asarray(self.images[self.indices[index]])
-        if pixels.dtype != np.uint8:
-            pixels = (np.clip(pixels, 0, 1) * 255).round().astype(np.uint8)
-        return PIL.Image.fromarray(pixels[..., 0] if pixels.shape[2:] == (1,) else pixels)
-
-    def _label(self, index: int) -> Any:
-        label = self.labels[self.indices[index]]
-        return int(label) if np.ndim(label) == 0 else np.asarray(label, np.float32)

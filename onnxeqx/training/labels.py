@@ -1,4 +1,4 @@
-"""Labels in a table: which column, and what a task makes of it."""
+"""Labels in a table or in an array: which column, and what a task makes of them."""
 
 from collections.abc import Sequence
 
@@ -6,6 +6,7 @@ import numpy as np
 
 from .._errors import DataError
 from .errors import ConfigError
+from .losses import IGNORED
 from .tables import Table, class_labels, multi_labels, targets
 from .tasks import UNLABELLED, Labels
 
@@ -60,3 +61,120 @@ def chosen_column(table: Table, usual: Sequence[str], option: str) -> str:
             f"{table.origin} has no column {' or '.join(usual)}; name one of {', '.join(table.columns)} by {option}."
         )
     return found
+
+
+def label_array(
+    origin: str,
+    labels: np.ndarray | None,
+    kind: Labels,
+    *,
+    examples: int,
+    classes: int | None = None,
+    names: Sequence[str] = (),
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    """The labels of examples that are an array, and what they are called.
+
+    **Arguments:**
+
+    - `origin`: the file, for people.
+    - `labels`: the array, whose first axis is the example; `None` if the kind needs none.
+    - `kind`: what they are.
+    - `examples`: how many there are.
+    - `classes`: how many classes there are, of which some may then have no example; otherwise as many as the labels show.
+    - `names`: of the classes, such as those of the training part.
+
+    **Returns:** shape `(examples,)` and int64 for one class, which texts may name; `(examples, classes or numbers)` and float32
+    for several or for numbers; `(examples, positions)` and int32 for tokens; and the names.
+
+    **Raises:** `DataError`, which names the example, if they are something else.
+    """
+    labels = np.zeros(examples, np.int64) if labels is None else np.asarray(labels)
+    if labels.ndim == 0 or len(labels) != examples:
+        raise DataError(f"{origin}: {examples} examples, but labels of shape {labels.shape}; each example needs one.")
+    if not examples:
+        raise DataError(f"{origin} has no examples.")
+    if kind == "class":
+        return _one_class(origin, labels, classes, tuple(names))
+    if kind in ("classes", "numbers"):
+        return _numbers(origin, labels, kind, classes, tuple(names))
+    if kind in ("token classes", "next tokens", "masked tokens"):
+        return _of_tokens(origin, labels, kind, classes, tuple(names))
+    return labels, ()
+
+
+def _one_class(
+    origin: str, labels: np.ndarray, classes: int | None, names: tuple[str, ...]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    if labels.shape == (len(labels), 1):
+        labels = labels[:, 0]
+    if labels.ndim != 1:
+        raise DataError(
+            f"{origin}: {len(labels)} examples, but labels of shape {labels.shape}; one class for each example is needed."
+        )
+    if labels.dtype.kind in "US":
+        return _named(origin, labels.astype(str), names)
+    if labels.dtype.kind not in "biuf" or not np.array_equal(labels, np.trunc(labels)):
+        raise DataError(
+            f"{origin}: labels must be whole numbers (0, 1, 2, …) or texts, not {labels.dtype}, such as {labels[0]}."
+        )
+    labels = labels.astype(np.int64)
+    count = classes or len(names) or int(labels.max()) + 1
+    _check_range(origin, labels, count)
+    if not (classes or names) and (absent := sorted(set(range(count)) - set(labels.tolist()))):
+        raise DataError(
+            f"{origin}: the labels go up to {count - 1}, but no example has the label {absent[0]}; renumber them, or "
+            "say how many classes there are (--classes)."
+        )
+    return labels, (*names, *(str(label) for label in range(len(names), count)))[:count]
+
+
+def _named(origin: str, labels: np.ndarray, names: tuple[str, ...]) -> tuple[np.ndarray, tuple[str, ...]]:
+    names = names or tuple(np.unique(labels).tolist())
+    numbers = {name: number for number, name in enumerate(names)}
+    for example, label in enumerate(labels.tolist()):
+        if label not in numbers:
+            raise DataError(
+                f"{origin}: label {label!r} of example {example} is not among the classes {', '.join(names[:10])}."
+            )
+    return np.asarray([numbers[label] for label in labels.tolist()], np.int64), names
+
+
+def _numbers(
+    origin: str, labels: np.ndarray, kind: Labels, classes: int | None, names: tuple[str, ...]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    if labels.ndim > 2 or (kind == "classes" and labels.ndim != 2) or labels.dtype.kind not in "biuf":
+        expected = "0 or 1 for each class, shape (n, classes)" if kind == "classes" else "numbers, shape (n, numbers)"
+        raise DataError(f"{origin}: labels must be {expected}, not {labels.dtype} of shape {labels.shape}.")
+    labels = labels.reshape(len(labels), -1).astype(np.float32)
+    if bad := np.flatnonzero(~np.isfinite(labels).all(1)).tolist():
+        raise DataError(f"{origin}: the label of example {bad[0]} is not finite.")
+    if kind == "classes" and (bad := np.flatnonzero(~np.isin(labels, (0, 1)).all(1)).tolist()):
+        raise DataError(f"{origin}: the labels of example {bad[0]} are not all 0 or 1.")
+    wanted = classes or len(names) or labels.shape[1]
+    if labels.shape[1] != wanted:
+        raise DataError(f"{origin}: labels of shape {labels.shape} do not have {wanted} columns (--classes).")
+    return labels, names or tuple(str(column) for column in range(wanted))
+
+
+def _of_tokens(
+    origin: str, labels: np.ndarray, kind: Labels, classes: int | None, names: tuple[str, ...]
+) -> tuple[np.ndarray, tuple[str, ...]]:
+    if labels.ndim != 2 or labels.dtype.kind not in "iu":
+        raise DataError(
+            f"{origin}: labels of tokens must be whole numbers of shape (n, positions), not {labels.dtype} of shape "
+            f"{labels.shape}."
+        )
+    labels = labels.astype(np.int32)
+    count = classes or len(names) or int(labels.max()) + 1
+    _check_range(origin, np.where(labels == IGNORED, 0, labels), count)
+    return labels, names or (tuple(str(label) for label in range(count)) if kind == "token classes" else ())
+
+
+def _check_range(origin: str, labels: np.ndarray, classes: int) -> None:
+    outside = np.argwhere((labels < 0) | (labels >= classes))
+    if outside.size:
+        example = int(outside[0, 0])
+        raise DataError(
+            f"{origin}: label {labels[tuple(outside[0])]} of example {example} is outside 0 to {classes - 1} "
+            f"(--classes {classes})."
+        )

@@ -41,7 +41,12 @@ class Predictions:
 
 
 def leave(
-    prepared: Prepared, trained: Any, history: Sequence[Mapping[str, float]], folder: pathlib.Path, *, seconds: float
+    prepared: Prepared,
+    trained: Any,
+    history: Sequence[Mapping[str, float]],
+    folder: pathlib.Path,
+    *,
+    timings: Mapping[str, float],
 ) -> Any:
     """Writes the files of a finished run.
 
@@ -51,13 +56,13 @@ def leave(
     - `trained`: its best model, as it was trained.
     - `history`: all rows.
     - `folder`: where to.
-    - `seconds`: that the run has taken.
+    - `timings`: seconds of the run's parts, by name.
 
     **Returns:** the model of plain layers.
     """
     save_model(prepared, trained, folder)
     model = prepared.finished(trained)
-    report(prepared, trained, history, folder, seconds=seconds)
+    report(prepared, trained, history, folder, timings=timings)
     return model
 
 
@@ -105,38 +110,42 @@ def predictions(prepared: Prepared, model: Any) -> Predictions:
 
 
 def report(
-    prepared: Prepared, model: Any, history: Sequence[Mapping[str, float]], folder: pathlib.Path, *, seconds: float
+    prepared: Prepared,
+    model: Any,
+    history: Sequence[Mapping[str, float]],
+    folder: pathlib.Path,
+    *,
+    timings: Mapping[str, float],
 ) -> None:
     """Writes `results.png`, `report.html`, and what the task has beside: `confusion_matrix.png` or `predictions.png`."""
     # Here, not above: drawing costs a second to import, which only the end of a run needs.
     from . import figures, page
     from .scores import class_scores, confusion
 
-    config, names = prepared.config, prepared.dataset.class_names
-    sign = 1 if prepared.larger_is_better else -1
-    best = max(history, key=lambda row: (sign * row[prepared.monitor], -row["epoch"]))
-    drawn = {"Training": figures.results(history, best=int(best["epoch"]))}
-    figures.write_figure(drawn["Training"], folder / RESULTS)
+    config, names, column = prepared.config, prepared.dataset.class_names, prepared.monitor.column
+    best = prepared.monitor.best(history)
+    plots = {"Training": (RESULTS, figures.results(history, best=int(best["epoch"])))}
     scores, mistakes = (), ()
     if prepared.task.labels in ("class", "numbers", "token classes"):
         found = predictions(prepared, model)
         if prepared.task.labels == "numbers":
             predicted, wanted = (values.reshape(len(values), -1)[:, 0] for values in (found.outputs, found.labels))
-            drawn |= {"Predictions": figures.scatter(predicted, wanted, names[0])}
-            figures.write_figure(drawn["Predictions"], folder / SCATTER)
+            plots["Predictions"] = SCATTER, figures.scatter(predicted, wanted, names[0])
         else:
             counts = confusion(*_counted(found), len(names))
-            drawn |= {"Confusion matrix": figures.confusion_matrix(counts, names)}
-            figures.write_figure(drawn["Confusion matrix"], folder / CONFUSION)
+            plots["Confusion matrix"] = CONFUSION, figures.confusion_matrix(counts, names)
             scores = class_scores(counts, names)
         if prepared.task.labels == "class":
             mistakes = worst(prepared, found)
+    pictures = {heading: figures.png(figure) for heading, (_, figure) in plots.items()}
+    for heading, (name, _) in plots.items():
+        write_whole(folder / name, pictures[heading])
     page.write(
         page.Report(
             title=f"{pathlib.Path(config.model).stem} on {pathlib.Path(config.data).stem}",
             summary={
-                f"best {prepared.monitor.removeprefix('val_')}": f"{best[prepared.monitor]:.4f} (epoch {int(best['epoch'])})",
-                "before training": f"{history[0][prepared.monitor]:.4f}",
+                f"best {column.removeprefix('val_')}": f"{best[column]:.4f} (epoch {int(best['epoch'])})",
+                "before training": f"{history[0][column]:.4f}",
                 "task": prepared.task.name,
                 "examples": f"{len(prepared.data.training):,} for training, {len(prepared.data.validation):,} for validation",
                 "parameters trained": f"{prepared.trained_parameters:,}",
@@ -144,8 +153,8 @@ def report(
             },
             history=history,
             configuration=dataclasses.asdict(config),
-            timings={"training and evaluation": seconds},
-            figures={name: figures.data_uri(figure) for name, figure in drawn.items()},
+            timings=timings,
+            figures={heading: figures.data_uri(picture) for heading, picture in pictures.items()},
             scores=scores,
             mistakes=mistakes,
         ),

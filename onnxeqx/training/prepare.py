@@ -27,6 +27,7 @@ from .errors import ConfigError
 from .forward import Forward, WithTeacher, embedded_pairs, first_output
 from .images import Preprocessing
 from .losses import Values, class_weighted, contrastive, distillation
+from .monitor import Monitor
 from .precision import PRECISIONS
 from .registry import registry
 from .row_data import open_rows
@@ -46,7 +47,7 @@ class Prepared:
     - `mask`: what is trained, in the shape of the model.
     - `loss`, `validation_loss`, `metrics`, `forward`: as `fit` takes them.
     - `data`, `dataset`: what is trained on.
-    - `monitor`, `larger_is_better`: the column of the history that decides which epoch is best.
+    - `monitor`: decides which epoch is best.
     - `inputs`: shapes and dtypes of a batch of two.
     """
 
@@ -60,8 +61,7 @@ class Prepared:
     forward: Forward
     data: Data
     dataset: Dataset
-    monitor: str
-    larger_is_better: bool
+    monitor: Monitor
     kind: str
 
     @property
@@ -75,7 +75,18 @@ class Prepared:
         counts = f"{len(self.data.training):,} training and {len(self.data.validation):,} validation {self.unit}"
         names = f", {len(self.dataset.class_names)} {'targets' if self.task.labels == 'numbers' else 'classes'}"
         head = f"; new head at {self.config.head}" if self.config.head not in (None, "keep") else ""
-        return f"{counts}{names if self.dataset.class_names else ''}{head}; {self.trained_parameters:,} parameters are trained"
+        summary = f"{counts}{names if self.dataset.class_names else ''}{head}; {self.trained_parameters:,} parameters are trained"
+        return summary + (
+            f"; no training example is of {', '.join(self.absent_classes)}" if self.absent_classes else ""
+        )
+
+    @property
+    def absent_classes(self) -> list[str]:
+        """Classes that training does not show, the first ten."""
+        counts = self.dataset.class_counts() if self.task.labels == "class" else None
+        absent = [] if counts is None else np.flatnonzero(counts == 0).tolist()
+        names = [self.dataset.class_names[index] for index in absent[:10]]
+        return [*names, "…"] if len(absent) > 10 else names
 
     @property
     def trained_parameters(self) -> int:
@@ -86,6 +97,15 @@ class Prepared:
     def unit(self) -> str:
         """What examples are."""
         return {"images": "images", "tokens": "texts", "table": "rows"}.get(self.kind, "examples")
+
+    @property
+    def speed_unit(self) -> tuple[str, int]:
+        """What speed is counted in, and how many of it an example has: tokens, padding included, of texts."""
+        if self.kind != "tokens":
+            return self.unit, 1
+        inputs, _ = self.data.training[0]
+        parts = inputs.values() if self.task.labels == "pairs" else (inputs,)
+        return "tokens", sum(np.size(jax.tree.leaves(part)[0]) for part in parts)
 
     @staticmethod
     def finished(model: Any) -> Any:
@@ -144,8 +164,7 @@ def prepare(config: TrainConfig) -> Prepared:
             (jax.process_index(), jax.process_count()),
         ),
         dataset,
-        f"val_{monitor}",
-        monitor not in known.smaller_is_better,
+        Monitor(f"val_{monitor}", monitor not in known.smaller_is_better),
         signature.kind,
     )
 
@@ -185,7 +204,7 @@ def _open(config: TrainConfig, signature: Signature, task: Task, size: tuple[int
         classes=config.classes if task.labels == "class" else None,
         selection=Selection(config.validation_share, config.limit, config.seed),
         augment=config.augmentation,
-        labels=task.labels if task.labels in ("classes", "numbers") else "class",
+        labels=task.labels,
         sources=registry().datasets,
         columns=config.label_column,
     )
@@ -326,11 +345,11 @@ def _functions(
 def _class_weights(text: str, dataset: Dataset) -> list[float]:
     count = len(dataset.class_names)
     if text == "balanced":
-        labels = getattr(dataset.training, "labels", None)
-        indices = getattr(dataset.training, "indices", None)
-        chosen = np.asarray(labels)[indices] if indices is not None else np.asarray(labels)
-        found = np.bincount(chosen, minlength=count)
-        return (1 / np.maximum(found, 1)).tolist()
+        found = dataset.class_counts()
+        if found is None:
+            raise ConfigError("--class-weights balanced counts labels, which this data does not show; give numbers.")
+        weights = 1 / np.maximum(found, 1)
+        return np.where(found, weights, weights[found > 0].mean()).tolist()  # of no example, whatever leaves the mean
     try:
         weights = [float(part) for part in text.split(",")]
     except ValueError:

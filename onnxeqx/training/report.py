@@ -18,6 +18,13 @@ from .errors import ConfigError
 from .loop import EpochDone, Event, StepDone, ValidationStep
 from .state import TrainState
 
+Extra = Callable[[dict[str, float]], dict[str, float]]
+"""From a row of the history to more columns for it."""
+
+
+def _with(row: dict[str, float], extra: Extra | None) -> dict[str, float]:
+    return row | (extra(row) if extra else {})
+
 
 class History:
     """Appends each row of the history to a file of JSON lines; a callback of `fit`.
@@ -28,21 +35,18 @@ class History:
     - `extra`: gives more columns for a row, such as the learning rate.
     """
 
-    def __init__(self, path: pathlib.Path, *, extra: Callable[[dict[str, float]], dict[str, float]] | None = None):
+    def __init__(self, path: pathlib.Path, *, extra: Extra | None = None):
         self.path = path
         self.extra = extra
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, EpochDone):
-            more = self.extra(event.row) if self.extra else {}
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(event.row | more) + "\n")
+                file.write(json.dumps(_with(event.row, self.extra)) + "\n")
 
     def rows(self) -> list[dict[str, float]]:
         """The rows so far; none when there is no file."""
-        if not self.path.exists():
-            return []
-        return [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+        return json_lines(self.path)
 
     def rewind(self, state: TrainState) -> TrainState:
         """Drops the rows that a run writes again when it goes on from `state`, which is returned.
@@ -53,6 +57,41 @@ class History:
         kept = [json.dumps(row) + "\n" for row in self.rows() if row["epoch"] <= epoch]
         write_whole(self.path, "".join(kept))
         return state
+
+
+class Timings:
+    """Appends a line for each epoch that this process does to a file of JSON lines; a callback of `fit`.
+
+    These numbers differ from run to run, so they do not stand in the history, which does not. An epoch that was done twice, since
+    the process was killed, has two lines, of which the later one counts.
+
+    **Arguments:**
+
+    - `path`: the file.
+    - `speed`: gives the examples a second.
+    """
+
+    def __init__(self, path: pathlib.Path, speed: Callable[[], float]):
+        self.path = path
+        self.speed = speed
+        self._since = time.perf_counter()
+        # A killed process may have left half a line.
+        write_whole(path, "".join(json.dumps(row) + "\n" for row in json_lines(path)))
+
+    def __call__(self, event: Event) -> None:
+        if isinstance(event, EpochDone):
+            now = time.perf_counter()
+            row = {"epoch": event.epoch, "seconds": now - self._since, "examples_per_second": self.speed()}
+            self._since = now
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps({name: round(value, 3) for name, value in row.items()}) + "\n")
+
+
+def json_lines(path: pathlib.Path) -> list[dict[str, float]]:
+    """The whole lines of a file of JSON lines; none when there is no file."""
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
 
 
 class Progress:
@@ -66,15 +105,24 @@ class Progress:
     - `data`: what `fit` trains on.
     - `epochs`: of the run.
     - `done`: steps done before this process, when a run is resumed.
-    - `unit`: what examples are: images, texts, …
+    - `unit`: what the speed counts: images, tokens, …
+    - `units`: how many of these an example has.
     """
 
     def __init__(
-        self, console: rich.console.Console, data: Data, *, epochs: int, done: int = 0, unit: str = "examples"
+        self,
+        console: rich.console.Console,
+        data: Data,
+        *,
+        epochs: int,
+        done: int = 0,
+        unit: str = "examples",
+        units: int = 1,
     ):
         self.console = console
         self.data = data
         self.unit = unit
+        self.units = units
         self.epochs = epochs
         columns = rich.progress
         self._bar = columns.Progress(
@@ -127,7 +175,7 @@ class Progress:
             means = {name: total / examples for name, total in event.previous.items()}
             shown = ["loss", *(name for name in means if name not in ("loss", "examples", "skipped"))]
             figures += "".join(f"  {name} {means[name]:.3f}" for name in shown)
-        figures += f"  {self._speed:.0f} {self.unit}/s" if self._speed else ""
+        figures += self._shown_speed()
         figures += f"  {memory_bytes() / 2**30:.1f} GiB"
         self._bar.update(self._training, completed=event.step, figures=figures)
 
@@ -138,9 +186,11 @@ class Progress:
 
         if row["epoch"] == 0:
             return "before training" + part("validation", "val_")
-        speed = f"  {self._speed:.0f} {self.unit}/s" if self._speed else ""
         epoch = f"epoch {row['epoch']}/{self.epochs}"
-        return epoch + part("train", "train_") + part("validation", "val_") + speed
+        return epoch + part("train", "train_") + part("validation", "val_") + self._shown_speed()
+
+    def _shown_speed(self) -> str:
+        return f"  {self._speed * self.units:.0f} {self.unit}/s" if self._speed else ""
 
 
 def memory_bytes() -> int:
@@ -165,15 +215,17 @@ class TensorBoard:
     **Arguments:**
 
     - `folder`: of the event files.
+    - `extra`: as of `History`.
 
     **Raises:** `ConfigError` if tensorboardX is not installed.
     """
 
-    def __init__(self, folder: pathlib.Path):
+    def __init__(self, folder: pathlib.Path, *, extra: Extra | None = None):
         try:
             import tensorboardX
         except ImportError:
             raise ConfigError("--tensorboard needs tensorboardX: pip install 'onnxeqx[tensorboard]'.") from None
+        self.extra = extra
         self._writer = tensorboardX.SummaryWriter(str(folder))
 
     def __enter__(self) -> Self:
@@ -184,7 +236,7 @@ class TensorBoard:
 
     def __call__(self, event: Event) -> None:
         if isinstance(event, EpochDone):
-            for name, value in event.row.items():
+            for name, value in _with(event.row, self.extra).items():
                 if name not in ("epoch", "step"):
                     part, _, metric = name.partition("_")
                     tag = f"{metric}/{part}" if part in ("train", "val") else name

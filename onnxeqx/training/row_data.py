@@ -7,15 +7,17 @@ from typing import Any
 import numpy as np
 
 from .._errors import DataError
-from .array_files import TRAINING_ARRAYS, VALIDATION_ARRAYS, are_arrays, named_pair, read_arrays
+from .array_files import TRAINING_ARRAYS, VALIDATION_ARRAYS, are_arrays, blocks, named_pair, read_arrays
 from .config import TrainConfig
-from .datasets import Dataset, Selection, check_labels
-from .labels import label_column, label_columns
+from .datasets import Dataset, Selection
+from .errors import ConfigError
+from .labels import label_array, label_column, label_columns
 from .registry import registry
 from .rows import dataset_of_rows
 from .signature import Signature
 from .tables import TABLE_SUFFIXES, Table, features, is_saved_dataset, numeric_columns, open_tables
 from .tasks import UNLABELLED, Task
+from .text import token_input
 from .text_data import next_tokens, open_texts
 
 
@@ -30,9 +32,8 @@ def open_rows(config: TrainConfig, signature: Signature, task: Task) -> Dataset:
     sources = registry().datasets
     if config.data in sources:
         inputs, labels, names = sources[config.data]()
-        return dataset_of_rows(
-            selection, (inputs.reshape(len(inputs), -1).astype(np.float32), labels), None, tuple(names)
-        )
+        rows = {name: np.reshape(inputs, (len(inputs), -1)).astype(np.float32) for name in list(signature.inputs)[:1]}
+        return _from_arrays(config, signature, task, selection, {**rows, "labels": labels}, tuple(names))
     if are_arrays(path):
         return _from_arrays(config, signature, task, selection, read_arrays(path))
     if path.suffix == ".txt" and path.is_file():
@@ -50,50 +51,90 @@ def open_rows(config: TrainConfig, signature: Signature, task: Task) -> Dataset:
 
 # --- arrays -----------------------------------------------------------------------------------------------------------
 
+Named = tuple[dict[str, Any], np.ndarray | None]
+"""The arrays of a network's inputs, by its names, and labels if there are any."""
+
 
 def _from_arrays(
-    config: TrainConfig, signature: Signature, task: Task, selection: Selection, arrays: Mapping[str, np.ndarray]
+    config: TrainConfig,
+    signature: Signature,
+    task: Task,
+    selection: Selection,
+    arrays: Mapping[str, np.ndarray],
+    names: tuple[str, ...] = (),
 ) -> Dataset:
     """Arrays named after the network's inputs and `labels`, or pairs such as `x_train` and `y_train`."""
+    if task.labels == "pairs":
+        raise ConfigError(
+            f"--task {task.name} takes images, or pairs of texts in a table (--text-column first,second); {config.data} holds "
+            "arrays."
+        )
+    parts = []
+    for inputs, labels in _named_parts(config, signature, task, arrays):
+        origin = f"{config.data} (validation part)" if parts else config.data
+        examples = _checked_inputs(origin, config, signature, inputs)
+        if task.labels == "next tokens" and labels is None:
+            labels = next_tokens(np.asarray(inputs[token_input(tuple(inputs))]))
+        classes = config.classes if task.labels not in UNLABELLED else None
+        labels, names = label_array(origin, labels, task.labels, examples=examples, classes=classes, names=names)
+        parts.append((inputs if len(inputs) > 1 or signature.kind == "tokens" else next(iter(inputs.values())), labels))
+    return dataset_of_rows(selection, parts[0], parts[1] if len(parts) > 1 else None, names)
+
+
+def _named_parts(
+    config: TrainConfig, signature: Signature, task: Task, arrays: Mapping[str, np.ndarray]
+) -> list[Named]:
+    """The training part, and the validation part if there is one.
+
+    **Raises:** `DataError` if arrays are missing.
+    """
+    unlabelled = task.labels in ("next tokens", "teacher")  # which tokens were masked is not to be seen
     inputs = {name: arrays[name] for name in signature.inputs if name in arrays}
     labels = next((arrays[name] for name in ("labels", "label", "y") if name in arrays), None)
-    validation = None
-    if len(inputs) == len(signature.inputs) and (labels is not None or task.labels in UNLABELLED):
-        training = (inputs, labels if labels is not None else np.arange(len(next(iter(inputs.values())))))
-        if task.labels == "next tokens" and labels is None:
-            training = (inputs, next_tokens(next(array for name, array in inputs.items() if "mask" not in name)))
-    elif pair := named_pair(arrays, TRAINING_ARRAYS):
-        training, validation = pair, named_pair(arrays, VALIDATION_ARRAYS)
-        _check_shape(config, signature, training[0])
-    else:
+    if len(inputs) == len(signature.inputs) and (labels is not None or unlabelled):
+        return [(inputs, labels)]
+    pairs = [named_pair(arrays, names, unlabelled=unlabelled) for names in (TRAINING_ARRAYS, VALIDATION_ARRAYS)]
+    if len(signature.inputs) > 1 or pairs[0] is None:
         raise DataError(
             f"{config.data} has {', '.join(arrays)}; name its arrays as the network's inputs ({', '.join(signature.inputs)}) and "
             "labels, or x_train and y_train."
         )
-    names = ()
-    if task.labels == "class":
-        classes = config.classes or int(np.max(training[1])) + 1
-        for part in filter(None, (training, validation)):
-            check_labels(config.data, np.asarray(part[1]), classes)
-        names = tuple(str(label) for label in range(classes))
-    elif np.ndim(training[1]) == 2 and task.labels in ("classes", "numbers"):
-        names = tuple(str(column) for column in range(np.asarray(training[1]).shape[-1]))
-    elif task.labels == "token classes":
-        names = tuple(str(label) for label in range(config.classes or int(np.max(training[1])) + 1))
-    return dataset_of_rows(selection, training, validation, names)
+    (name,) = signature.inputs
+    return [({name: pair[0]}, pair[1]) for pair in pairs if pair is not None]
 
 
-def _check_shape(config: TrainConfig, signature: Signature, inputs: np.ndarray) -> None:
-    """Refuses an array `x_train` that the network's only input cannot be."""
-    name, (_, declared) = next(iter(signature.inputs.items()))
-    found = np.shape(inputs)
-    if len(found) != len(declared) or any(
-        want not in (0, have) for want, have in zip(declared[1:], found[1:], strict=True)
-    ):
-        shape = ", ".join(["batch", *(str(dim or "any") for dim in declared[1:])])
-        raise DataError(
-            f"{config.data} has x_train of shape {found}, but {config.model} takes {name} of shape ({shape})."
-        )
+def _checked_inputs(origin: str, config: TrainConfig, signature: Signature, inputs: Mapping[str, Any]) -> int:
+    """How many examples there are.
+
+    **Raises:** `DataError` if an array is not what the network takes, or holds numbers that are not finite.
+    """
+    counts = {name: len(array) for name, array in inputs.items()}
+    if len(set(counts.values())) > 1:
+        listed = ", ".join(f"{count} of {name}" for name, count in counts.items())
+        raise DataError(f"{origin} has {listed}; each example needs one of each.")
+    for name, array in inputs.items():
+        dtype, declared = signature.inputs[name]
+        found = tuple(array.shape)
+        if len(found) != len(declared) or any(
+            want not in (0, have) for want, have in zip(declared[1:], found[1:], strict=True)
+        ):
+            shape = ", ".join(["batch", *(str(dim or "any") for dim in declared[1:])])
+            raise DataError(f"{origin}: {name} has the shape {found}, but {config.model} takes ({shape}).")
+        if (array.dtype.kind in "biu") != (dtype.kind in "biu") or array.dtype.kind not in "biuf":
+            raise DataError(f"{origin}: {name} is {array.dtype}, but {config.model} takes {dtype}.")
+        _refuse_not_finite(f"{origin}: {name}", array)
+        signature.check_ids(origin, name, array)
+    return next(iter(counts.values()))
+
+
+def _refuse_not_finite(origin: str, array: Any) -> None:
+    if array.dtype.kind != "f":
+        return
+    for first, rows in blocks(array):
+        if (bad := np.flatnonzero(~np.isfinite(rows).reshape(len(rows), -1).all(1))).size:
+            raise DataError(
+                f"{origin} has values that are not finite in example {first + bad[0]}; correct or remove it."
+            )
 
 
 # --- tables -----------------------------------------------------------------------------------------------------------

@@ -51,14 +51,14 @@ class MaskedRows:
 
     - `ids`, `mask`: shape `(rows, positions)`.
     - `inputs`: makes the model's inputs of ids.
-    - `hide`: `(ids, mask, random)` to ids with masks, and labels.
+    - `hide`: `(ids, mask, *, random)` to ids with masks, and labels.
     - `indices`: the rows that belong to this part.
     """
 
     ids: np.ndarray
     mask: np.ndarray
     inputs: Callable[[np.ndarray, np.ndarray], Mapping[str, np.ndarray]]
-    hide: Callable[[np.ndarray, np.ndarray, np.random.Generator], tuple[np.ndarray, np.ndarray]]
+    hide: Callable[..., tuple[np.ndarray, np.ndarray]]
     indices: Sequence[int]
 
     def __len__(self) -> int:
@@ -70,7 +70,7 @@ class MaskedRows:
     def drawn(self, index: int, random: np.random.Generator) -> tuple[Any, Any]:
         """The example with tokens masked by chance."""
         row = slice(self.indices[index], self.indices[index] + 1)
-        ids, labels = self.hide(self.ids[row], self.mask[row], random)
+        ids, labels = self.hide(self.ids[row], self.mask[row], random=random)
         return {name: array[0] for name, array in self.inputs(ids, self.mask[row]).items()}, labels[0]
 
 

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import pathlib
+import statistics
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -14,12 +15,12 @@ import rich.console
 from .checkpoint import Checkpoints
 from .config import TrainConfig
 from .errors import DivergedError
-from .folder import CHECKPOINTS, EVENTS, HISTORY, alone_in, check_folder, open_folder, storage_errors
+from .folder import CHECKPOINTS, EVENTS, HISTORY, TIMINGS, alone_in, check_folder, open_folder, storage_errors
 from .interrupt import stopping_on_signals
 from .leave import leave
 from .loop import Fitted, fit
 from .prepare import Prepared, prepare
-from .report import History, Progress, TensorBoard
+from .report import History, Progress, TensorBoard, Timings, json_lines
 from .state import TrainState
 from .statistics import following_statistics, statistics_paths
 
@@ -51,8 +52,8 @@ def run(
 ) -> RunResult:
     """Fine-tunes a network and writes the folder `config.output`.
 
-    The folder holds `config.json` (resolved), `history.jsonl`, `checkpoints/best`, `checkpoints/last`, and in the end
-    the model of the best epoch as `weights.safetensors`, `model/` (a converted folder), `model.onnx`, and
+    The folder holds `config.json` (resolved), `history.jsonl`, `timings.jsonl`, `checkpoints/best`, `checkpoints/last`, and in
+    the end the model of the best epoch as `weights.safetensors`, `model/` (a converted folder), `model.onnx`, and
     `preprocessing.json` (what inputs need, and class names; also in the metadata of `model.onnx`); `results.png`,
     `confusion_matrix.png` and `report.html` for people.
 
@@ -69,17 +70,21 @@ def run(
     console = console or rich.console.Console()
     folder = pathlib.Path(config.output)
     check_folder(folder, resume=resume, force=force)
-    prepared = prepare(config)
-    console.print(prepared.summary, highlight=False, soft_wrap=True)
     started = time.perf_counter()
+    prepared = prepare(config)
+    opened = time.perf_counter()
+    console.print(prepared.summary, highlight=False, soft_wrap=True)
     with alone_in(folder), storage_errors(folder):
         open_folder(folder, prepared.config, clear=force and not resume)
         fitted, best, history = _trained(prepared, folder, console)
         del fitted
         rows = history.rows()
-        model = leave(prepared, best, rows, folder, seconds=time.perf_counter() - started)
-    score = best_row(rows, prepared)[prepared.monitor]
-    return RunResult(model, rows, folder, prepared.monitor, score)
+        timings = {"opening model and data": opened - started, "training and evaluation": time.perf_counter() - opened}
+        if epochs := [row["seconds"] for row in json_lines(folder / TIMINGS) if row["epoch"]]:
+            timings["median epoch"] = statistics.median(epochs)
+        model = leave(prepared, best, rows, folder, timings=timings)
+    monitor = prepared.monitor
+    return RunResult(model, rows, folder, monitor.column, monitor.best(rows)[monitor.column])
 
 
 def _trained(prepared: Prepared, folder: pathlib.Path, console: rich.console.Console) -> tuple[Fitted, Any, History]:
@@ -89,10 +94,16 @@ def _trained(prepared: Prepared, folder: pathlib.Path, console: rich.console.Con
     with contextlib.ExitStack() as stack:
         checkpoints = stack.enter_context(checkpoints_of(prepared, folder))
         done = checkpoints.latest()
-        progress = Progress(console, data, epochs=config.epochs, done=done, unit=prepared.unit)
+        unit, units = prepared.speed_unit
+        progress = Progress(console, data, epochs=config.epochs, done=done, unit=unit, units=units)
         stack.enter_context(progress)
-        history = History(folder / HISTORY, extra=lambda row: _columns(row, config, schedule, progress))
-        events = [stack.enter_context(TensorBoard(folder / EVENTS))] if config.tensorboard else []
+        timings = Timings(folder / TIMINGS, progress.examples_per_second)
+
+        def learning_rate(row: dict[str, float]) -> dict[str, float]:
+            return {"lr": _last_rate(row, config, schedule)}
+
+        history = History(folder / HISTORY, extra=learning_rate)
+        events = [stack.enter_context(TensorBoard(folder / EVENTS, extra=learning_rate))] if config.tensorboard else []
         stop = stack.enter_context(stopping_on_signals(checkpoints.save, console.print))
         with _keeping_the_last_good_state(checkpoints):
             fitted = fit(
@@ -110,7 +121,7 @@ def _trained(prepared: Prepared, folder: pathlib.Path, console: rich.console.Con
                 seed=config.seed,
                 compute_dtype=prepared.compute_dtype,
                 restore=lambda state: history.rewind(checkpoints.restore(state)),
-                callbacks=(progress, history, *events, checkpoints, stop),
+                callbacks=(progress, history, timings, *events, checkpoints, stop),
             )
         best = checkpoints.restore(new_state(prepared, optimizer), "best").evaluated
     return fitted, best, history
@@ -134,34 +145,21 @@ def checkpoints_of(prepared: Prepared, folder: pathlib.Path) -> Checkpoints:
     """The checkpoints in the folder of a run."""
     return Checkpoints(
         folder / CHECKPOINTS,
-        metric=prepared.monitor,
-        larger_is_better=prepared.larger_is_better,
+        prepared.monitor,
         keep_best=prepared.config.keep_best,
         every_steps=prepared.config.checkpoint_steps,
     )
 
 
-def best_row(rows: list[dict[str, float]], prepared: Prepared) -> dict[str, float]:
-    """The row of the best epoch; of equal ones the first."""
-    sign = 1 if prepared.larger_is_better else -1
-    return max(rows, key=lambda row: (sign * row[prepared.monitor], -row["epoch"]))
-
-
-def _columns(
-    row: dict[str, float], config: TrainConfig, schedule: optax.Schedule, progress: Progress
-) -> dict[str, float]:
-    """What the history has beside losses and metrics; the learning rate is that of the epoch's last update."""
-    update = max(int(row["step"]) // config.grad_accum_steps - 1, 0)
-    return {
-        "lr": float(jnp.asarray(schedule(update))),
-        "examples_per_second": round(progress.examples_per_second(), 1),
-    }
+def _last_rate(row: dict[str, float], config: TrainConfig, schedule: optax.Schedule) -> float:
+    """The learning rate of an epoch's last update."""
+    return float(jnp.asarray(schedule(max(int(row["step"]) // config.grad_accum_steps - 1, 0))))
 
 
 def _is_patient_no_more(rows: list[dict[str, float]], prepared: Prepared) -> bool:
     """Whether the best epoch is `patience` epochs ago."""
     patience = prepared.config.patience
-    return patience is not None and bool(rows) and rows[-1]["epoch"] - best_row(rows, prepared)["epoch"] >= patience
+    return patience is not None and bool(rows) and rows[-1]["epoch"] - prepared.monitor.best(rows)["epoch"] >= patience
 
 
 @contextlib.contextmanager

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 import onnx_ir as ir
 
+from .._errors import DataError
 from .._load import GRAPH
 from .._read import read
 from ..runtime import canonical_dtype
@@ -28,12 +29,14 @@ class Signature:
     - `ends_in`: `"Softmax"` or `"Sigmoid"`, if the network gives probabilities.
     - `logits`: the ONNX name of what that is computed from; without it, of the first output.
     - `folder`: whether the network is a converted folder, whose shapes are fixed.
+    - `embeddings`: of inputs that are looked up in a table, such as tokens, how many rows it has.
     """
 
     inputs: Mapping[str, tuple[np.dtype, tuple[int, ...]]]
     ends_in: Literal["Softmax", "Sigmoid"] | None
     logits: str
     folder: bool
+    embeddings: Mapping[str, int] = dataclasses.field(default_factory=dict)
 
     @classmethod
     def of(cls, path: pathlib.Path) -> Self:
@@ -50,7 +53,10 @@ class Signature:
         last = _last_node(graph.outputs[0])
         ends_in: Any = last.op_type if last is not None and last.op_type in ("Softmax", "Sigmoid") else None
         before = last.inputs[0] if last is not None and ends_in else graph.outputs[0]
-        return cls(inputs, ends_in, str(before.name if before is not None else ""), path.is_dir())
+        logits = str(before.name if before is not None else "")
+        rows = {str(value.name): _embedding_rows(value) for value in graph.inputs}
+        embeddings = {name: count for name, count in rows.items() if count is not None}
+        return cls(inputs, ends_in, logits, path.is_dir(), embeddings)
 
     @property
     def kind(self) -> Kind:
@@ -101,6 +107,38 @@ class Signature:
             jax.ShapeDtypeStruct((batch, *(size or (dim or 1 for dim in shape[1:]))), canonical_dtype(dtype))
             for dtype, shape in self.inputs.values()
         )
+
+    def check_ids(self, origin: str, name: str, ids: np.ndarray) -> None:
+        """Refuses tokens (or positions) that the network does not know, for which JAX would take others in silence.
+
+        **Arguments:**
+
+        - `origin`: where they come from, for people.
+        - `name`: of the input that takes them.
+        - `ids`: whole numbers; the first axis is the example.
+
+        **Raises:** `DataError`.
+        """
+        rows = self.embeddings.get(name)
+        if rows is None or not ids.size or int(ids.max()) < rows:
+            return
+        first = tuple(np.argwhere(ids >= rows)[0])
+        raise DataError(
+            f"{origin}: {name} of example {first[0]} holds the number {ids[first]}, which the network looks up in a table of "
+            f"{rows:,} rows: use the tokenizer that belongs to it, and a --max-length that it allows."
+        )
+
+
+def _embedding_rows(value: ir.Value) -> int | None:
+    """How many rows has the table in which an input is looked up; `None` if it is not, or they are not known."""
+    for node, position in value.uses():
+        table = node.inputs[0]
+        if node.op_type in ("Cast", "Identity") and (rows := _embedding_rows(node.outputs[0])) is not None:
+            return rows
+        if node.op_type == "Gather" and position == 1 and table is not None and table.shape:
+            rows = table.shape[0]
+            return rows if isinstance(rows, int) else None
+    return None
 
 
 def _last_node(value: ir.Value) -> ir.Node | None:

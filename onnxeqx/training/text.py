@@ -258,14 +258,19 @@ def model_inputs(names: Sequence[str], encoded: Encoded) -> dict[str, np.ndarray
 
     **Raises:** `ConfigError` unless exactly one input is for the tokens.
     """
-    kinds = {name: _kind(name) for name in names}
-    tokens = [name for name, kind in kinds.items() if kind == "ids"]
+    token_input(names)
+    positions = np.broadcast_to(np.arange(encoded.ids.shape[1], dtype=np.int32), encoded.ids.shape)
+    arrays = {**encoded._asdict(), "positions": positions}
+    return {name: arrays[_kind(name)] for name in names}
+
+
+def token_input(names: Sequence[str]) -> str:
+    """The input that takes the tokens; arguments and errors as of `model_inputs`."""
+    tokens = [name for name in names if _kind(name) == "ids"]
     if len(tokens) != 1:
         found = f"{' and '.join(tokens)} all seem to take tokens" if tokens else "none seems to take tokens"
         raise ConfigError(f"Of the network's inputs ({', '.join(names)}), {found}, but exactly one must.")
-    positions = np.broadcast_to(np.arange(encoded.ids.shape[1], dtype=np.int32), encoded.ids.shape)
-    arrays = {**encoded._asdict(), "positions": positions}
-    return {name: arrays[kind] for name, kind in kinds.items()}
+    return tokens[0]
 
 
 def _kind(name: str) -> str:

@@ -19,7 +19,7 @@ from .rows import MaskedRows, dataset_of_rows
 from .signature import Signature
 from .tables import Table
 from .tasks import Task
-from .text import Encoded, Tokenizer, blocks, masked, model_inputs, token_labels
+from .text import Encoded, Tokenizer, blocks, masked, model_inputs, token_input, token_labels
 
 TEXT_COLUMNS = ("text", "sentence", "content", "sms", "review", "question")
 WORD_COLUMNS = ("tokens", "words")
@@ -38,7 +38,7 @@ def open_texts(
     if config.tokenizer is None:
         raise ConfigError("A network of tokens needs the tokenizer.json that belongs to it: --tokenizer FILE.")
     tokenizer = Tokenizer(pathlib.Path(config.tokenizer), config.max_length)
-    texts = _Texts(config, list(signature.inputs), task, tokenizer)
+    texts = _Texts(config, signature, task, tokenizer)
     description = {"tokenizer": "tokenizer.json", "max_length": config.max_length}
     if task.labels == "masked tokens":
         return texts.masked(selection, training, validation, description)
@@ -70,12 +70,12 @@ class _Texts:
     **Arguments:**
 
     - `config`: names the columns.
-    - `inputs`: names of the network's.
+    - `signature`: of the network.
     - `task`, `tokenizer`: what is made of the texts.
     """
 
     config: TrainConfig
-    inputs: list[str]
+    signature: Signature
     task: Task
     tokenizer: Tokenizer
 
@@ -93,11 +93,13 @@ class _Texts:
             raise ConfigError(
                 f"{self.config.tokenizer} has no mask token ([MASK] or <mask>), which --task {self.task.name} needs."
             )
+        names = tuple(self.signature.inputs)
+        vocabulary = self.signature.embeddings.get(token_input(names), tokenizer.vocabulary_size)
         hide = functools.partial(
             masked,
             share=self.config.mask_share,
             mask_id=tokenizer.mask_id,
-            vocabulary_size=tokenizer.vocabulary_size,
+            vocabulary_size=min(vocabulary, tokenizer.vocabulary_size),
             special=tokenizer.special_ids,
         )
         parts = [tokenizer(self._columns(table)[0]) for table in (training, validation) if table is not None]
@@ -105,8 +107,12 @@ class _Texts:
             rows = selection.split([0] * len(parts[0].ids))
         else:
             rows = [selection.limited(range(len(part.ids))) for part in parts]
+        for table, part in zip((training, validation), parts, strict=False):
+            assert table is not None
+            self._inputs(table, part)  # which refuses tokens that the network does not know
+        inputs = functools.partial(_masked_inputs, names)
         first, second = (
-            MaskedRows(part.ids, part.mask, self._arrays, lambda ids, mask, random: hide(ids, mask, random=random), row)
+            MaskedRows(part.ids, part.mask, inputs, hide, row)
             for part, row in zip((parts[0], parts[-1]), rows, strict=True)
         )
         return Dataset(first, second, (), description)
@@ -114,7 +120,7 @@ class _Texts:
     def _labelled(self, table: Table, names: tuple[str, ...]) -> _Part:
         texts, pairs = self._columns(table)
         labels, names = label_column(table, self.config.label_column, self.task.labels, names or None)
-        return _Part(model_inputs(self.inputs, self.tokenizer(texts, pairs)), labels, names, texts)
+        return _Part(self._inputs(table, self.tokenizer(texts, pairs)), labels, names, texts)
 
     def _pairs(self, table: Table, names: tuple[str, ...]) -> _Part:
         texts, others = self._columns(table)
@@ -122,29 +128,40 @@ class _Texts:
             raise ConfigError(
                 f"--task {self.task.name} takes pairs of texts: name both columns, --text-column first,second."
             )
-        first, second = (model_inputs(self.inputs, self.tokenizer(part)) for part in (texts, others))
+        first, second = (self._inputs(table, self.tokenizer(part)) for part in (texts, others))
         return _Part({"first": first, "second": second}, np.arange(len(texts), dtype=np.int32), names, texts)
 
     def _blocks(self, table: Table, names: tuple[str, ...]) -> _Part:
         ids = blocks(self.tokenizer, self._columns(table)[0])
-        return _Part(self._arrays(ids, np.ones_like(ids)), next_tokens(ids), names, None)
+        return _Part(
+            self._inputs(table, Encoded(ids, np.ones_like(ids), np.zeros_like(ids))), next_tokens(ids), names, None
+        )
 
     def _tagged(self, table: Table, names: tuple[str, ...]) -> _Part:
-        words = self._column(table, self.config.text_column, WORD_COLUMNS, "--text-column")
-        tags = self._column(table, self.config.label_column, TAG_COLUMNS, "--label-column")
-        names = names or _tag_names(tags)
+        column = self.config.label_column or chosen_column(table, TAG_COLUMNS, "--label-column")
+        word_column = self.config.text_column or chosen_column(table, WORD_COLUMNS, "--text-column")
+        words = _word_lists(table, word_column, "--text-column")
+        own = table.class_names.get(column)
+        tags = [
+            [own[tag] if own and isinstance(tag, int) and 0 <= tag < len(own) else str(tag) for tag in line]
+            for line in _word_lists(table, column, "--label-column")
+        ]
+        names = names or own or _tag_names(tags)
         numbers = {name: number for number, name in enumerate(names)}
         for row, line in enumerate(tags):
-            if unknown := [tag for tag in line if str(tag) not in numbers]:
+            if unknown := [tag for tag in line if tag not in numbers]:
                 raise DataError(
                     f"{table.origin}: label {unknown[0]!r} of row {row} is not in the training part, which has "
                     f"{', '.join(names)}."
                 )
-        encoded, labels = token_labels(self.tokenizer, words, [[numbers[str(tag)] for tag in line] for line in tags])
-        return _Part(model_inputs(self.inputs, encoded), labels, names, [" ".join(line) for line in words])
+        encoded, labels = token_labels(self.tokenizer, words, [[numbers[tag] for tag in line] for line in tags])
+        return _Part(self._inputs(table, encoded), labels, names, [" ".join(line) for line in words])
 
-    def _arrays(self, ids: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
-        return model_inputs(self.inputs, Encoded(ids, mask, np.zeros_like(ids)))
+    def _inputs(self, table: Table, encoded: Encoded) -> dict[str, np.ndarray]:
+        arrays = model_inputs(tuple(self.signature.inputs), encoded)
+        for name, array in arrays.items():
+            self.signature.check_ids(table.origin, name, array)
+        return arrays
 
     def _columns(self, table: Table) -> tuple[Any, Any]:
         """The column of texts, and of those that belong to them, if any."""
@@ -157,16 +174,31 @@ class _Texts:
         columns = [table.column(name, "--text-column") for name in names]
         return columns[0], columns[1] if len(columns) > 1 else None
 
-    @staticmethod
-    def _column(table: Table, chosen: str | None, known: Sequence[str], option: str) -> Any:
-        return table.column(chosen or chosen_column(table, known, option), option)
+
+def _word_lists(table: Table, column: str, option: str) -> list[list[Any]]:
+    """A column of lists, or of texts with spaces between the words."""
+    lines = []
+    for row, value in enumerate(table.column(column, option)):
+        line = value.split() if isinstance(value, str) else value
+        if not isinstance(line, list):
+            raise DataError(
+                f"{table.origin}: column {column!r} ({option}) is {'missing' if line is None else repr(line)} in row {row} (the "
+                "first is 0), but must be a list, or a text with spaces between the words; correct or remove the row."
+            )
+        lines.append(line)
+    return lines
 
 
-def _tag_names(tags: Sequence[Sequence[Any]]) -> tuple[str, ...]:
+def _tag_names(tags: Sequence[Sequence[str]]) -> tuple[str, ...]:
+    """All that occur, in their order; whole numbers are the classes from 0 on."""
     found = {tag for line in tags for tag in line}
-    if all(isinstance(tag, int | np.integer) for tag in found):
-        return tuple(str(number) for number in range(max(found, default=0) + 1))
-    return tuple(sorted(map(str, found)))
+    if all(tag.isdecimal() for tag in found):
+        return tuple(str(number) for number in range(max(map(int, found), default=0) + 1))
+    return tuple(sorted(found))
+
+
+def _masked_inputs(names: Sequence[str], ids: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
+    return model_inputs(names, Encoded(ids, mask, np.zeros_like(ids)))
 
 
 def next_tokens(ids: Int[np.ndarray, "blocks positions"]) -> Int[np.ndarray, "blocks positions"]:

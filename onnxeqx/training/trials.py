@@ -44,7 +44,7 @@ def dry_run(config: TrainConfig, *, console: rich.console.Console) -> None:
     jax.block_until_ready(eval_step(state.evaluated, state.totals, _devices(prepared).spread(batch)))
     with (
         tempfile.TemporaryDirectory() as folder,
-        Checkpoints(pathlib.Path(folder), metric=prepared.monitor) as checkpoints,
+        Checkpoints(pathlib.Path(folder), prepared.monitor) as checkpoints,
     ):
         checkpoints.save(state)
         checkpoints.restore(state)

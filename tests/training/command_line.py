@@ -28,5 +28,4 @@ def refused(result, message):
 
 
 def history(folder):
-    rows = [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in row.items() if name != "examples_per_second"} for row in rows]
+    return [json.loads(line) for line in (folder / "history.jsonl").read_text().splitlines()]

@@ -129,7 +129,7 @@ def test_empty_folders_are_refused(tmp_path):
     with pytest.raises(DataError, match=r"at least two; there is only cats"):
         opened(tmp_path)
     (tmp_path / "dogs").mkdir()
-    with pytest.raises(DataError, match=r"class folder .*cats has no images \(.bmp"):
+    with pytest.raises(DataError, match=r"folder .*cats has no images \(.bmp"):
         opened(tmp_path)
 
 
@@ -209,10 +209,10 @@ def test_normalised_arrays_pass_with_mean_zero_and_std_one(tmp_path):
     ("arrays", "message"),
     [
         ({"x": IMAGES}, r"no training arrays \(it has x\); name them x_train and y_train"),
-        ({"x": IMAGES, "y": LABELS[:4]}, r"10 images, but labels of shape \(4,\)"),
-        ({"x": IMAGES, "y": np.eye(10)}, r"10 images, but labels of shape \(10, 10\)"),
+        ({"x": IMAGES, "y": LABELS[:4]}, r"10 examples, but labels of shape \(4,\)"),
+        ({"x": IMAGES, "y": np.eye(10)}, r"10 examples, but labels of shape \(10, 10\)"),
         ({"x": IMAGES, "y": LABELS + 0.5}, r"labels must be whole numbers"),
-        ({"x": IMAGES, "y": LABELS.astype(str)}, r"labels must be whole numbers .*, such as 0"),
+        ({"x": IMAGES, "y": LABELS.astype(object)}, r"data\.npz cannot be read as an \.npz file: Object arrays"),
         ({"x": IMAGES, "y": np.where(LABELS == 1, np.nan, 0)}, r"labels must be whole numbers"),
         ({"x": IMAGES, "y": LABELS - 1}, r"label -1 of example 0 is outside 0 to 2 \(--classes 3\)"),
         ({"x": IMAGES, "y": LABELS + 1}, r"label 3 of example 2 is outside 0 to 2"),
@@ -221,13 +221,37 @@ def test_normalised_arrays_pass_with_mean_zero_and_std_one(tmp_path):
         ({"x": np.full((10, 4, 4), np.nan), "y": LABELS}, r"image 0 has values that are not finite"),
         ({"x": IMAGES.astype("U3"), "y": LABELS}, r"neither integers nor floating-point"),
         ({"x": IMAGES.astype(np.int32) * 9, "y": LABELS}, r"not in \[0, 255\]"),
-        ({"x": IMAGES, "y": LABELS, "x_test": IMAGES, "y_test": LABELS + 7}, r"label 7 of example 0 is outside"),
+        (
+            {"x": IMAGES, "y": LABELS, "x_test": IMAGES, "y_test": LABELS + 7},
+            r"\(validation part\): label 7 of example 0 is outside",
+        ),
+        (
+            {"x": IMAGES, "y": np.array(["a", "b"] * 5), "x_test": IMAGES, "y_test": np.array(["a", "c"] * 5)},
+            r"\(validation part\): label 'c' of example 1 is not among the classes a, b",
+        ),
     ],
 )
 def test_arrays_that_do_not_fit_are_one_sentence(tmp_path, arrays, message):
     normalised = Preprocessing(4, 4, mean=(0.5,), std=(0.5,))
     with pytest.raises(DataError, match=message):
         opened(npz(tmp_path, **arrays), classes=3, preprocess=normalised)
+
+
+def test_labels_that_are_texts_name_the_classes(tmp_path):
+    dataset = opened(npz(tmp_path, x=IMAGES, y=np.array(["dog", "cat"] * 5)))
+    assert dataset.class_names == ("cat", "dog")
+    assert {label for _, label in parts(dataset)[0]} == {0, 1}
+
+
+def test_a_class_without_examples_is_refused_unless_it_is_counted(tmp_path):
+    data = npz(tmp_path, x=IMAGES, y=np.where(LABELS == 1, 2, LABELS))
+    with pytest.raises(DataError, match=r"labels go up to 2, but no example has the label 1; .*--classes"):
+        opened(data)
+    dataset = opened(data, classes=4)
+    assert dataset.class_names == ("0", "1", "2", "3")
+    counts = dataset.class_counts()
+    assert counts[1] == counts[3] == 0
+    assert counts.sum() == len(dataset.training)
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 truncated", b"text"])

@@ -4,7 +4,7 @@ import json
 import pytest
 import rich.console
 
-from onnxeqx.training import Data, History, Progress, adamw, fit
+from onnxeqx.training import Data, History, Progress, Timings, adamw, fit
 
 from .conftest import colours
 from .test_checkpoint import make_state
@@ -64,3 +64,25 @@ def test_speed_without_a_second_step_is_left_out(net):
     text, progress = run(net, data, terminal=False)
     assert "examples/s" not in text
     assert progress.examples_per_second() == 0
+
+
+def test_seconds_and_speed_of_each_epoch_stand_in_a_file_of_their_own(net, data, tmp_path):
+    path = tmp_path / "timings.jsonl"
+    path.write_text('{"epoch": 0, "seconds": 1.0, "examples_per_second": 0}\n{"epoch": 1, "sec')
+    progress = Progress(rich.console.Console(file=io.StringIO()), data, epochs=1)
+    timings = Timings(path, progress.examples_per_second)
+    history = History(tmp_path / "history.jsonl")
+    fit(net, data, optimizer=adamw(0.05), epochs=1, callbacks=[progress, history, timings])
+    rows = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [row["epoch"] for row in rows] == [0, 0, 1]  # that of the killed process, and those of this one
+    assert rows[2]["seconds"] > 0
+    assert rows[2]["examples_per_second"] == round(progress.examples_per_second(), 3) > 0
+    assert not any({"seconds", "examples_per_second"} & set(row) for row in history.rows())
+
+
+def test_the_speed_counts_what_an_example_is_made_of(net, data):
+    console = rich.console.Console(file=io.StringIO())
+    progress = Progress(console, data, epochs=1, unit="tokens", units=128)
+    fit(net, data, optimizer=adamw(0.05), epochs=1, callbacks=[progress])
+    shown = f"{128 * progress.examples_per_second():.0f} tokens/s"
+    assert console.file.getvalue().splitlines()[-1].endswith(shown)

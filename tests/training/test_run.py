@@ -253,7 +253,7 @@ def test_images_for_a_network_of_tables_are_refused(files, tmp_path):
     shutil.copy(files / "data.npz", tmp_path)
     refused(
         invoke(*command(tmp_path, tmp_path / "run")),
-        r"x_train of shape \(60, 6, 6, 3\), .* takes x of shape \(batch, 8\)",
+        r"data\.npz: x has the shape \(60, 6, 6, 3\), but .*net\.onnx takes \(batch, 8\)",
     )
 
 

@@ -17,7 +17,7 @@ from onnxeqx.training.registry import registry
 from onnxeqx.training.tasks import Task
 
 from .command_line import history, invoke, refused
-from .tiny import write_tiny
+from .tiny import ENCODER, LANGUAGE, TABLE, write_net, write_tiny
 
 WORDS = [
     "[PAD]",
@@ -35,48 +35,6 @@ WORDS = [
     "sea",
     "sun",
 ]
-TABLE = """
-<ir_version: 8, opset_import: ["" : 17]>
-net (float[batch, 3] row) => (float[batch, 5] scores) {
-  h = Gemm<transB=1>(row, "hidden.weight", "hidden.bias")
-  r = Relu(h)
-  scores = Gemm<transB=1>(r, "head.weight", "head.bias")
-}
-"""
-ENCODER = """
-<ir_version: 8, opset_import: ["" : 17]>
-net (int64[batch, length] input_ids, int64[batch, length] attention_mask) => (float[batch, length, 8] states) {
-  e = Gather("embedding.weight", input_ids)
-  p = MatMul(e, "dense.weight")
-  m = Cast<to=1>(attention_mask)
-  c = Unsqueeze(m, last)
-  s = Tanh(p)
-  states = Mul(s, c)
-}
-"""
-LANGUAGE = """
-<ir_version: 8, opset_import: ["" : 17]>
-net (int64[batch, length] input_ids) => (float[batch, length, 14] logits) {
-  e = Gather("embedding.weight", input_ids)
-  logits = MatMul(e, "head.weight")
-}
-"""
-SHAPES = {
-    "hidden.weight": (16, 3), "hidden.bias": (16,), "head.weight": (5, 16), "head.bias": (5,), "embedding.weight": (14, 8),
-    "dense.weight": (8, 8),
-}  # fmt: skip
-
-
-def write_net(path, text, **shapes):
-    proto, random = onnx.parser.parse_model(text), np.random.default_rng(0)
-    for name, shape in (SHAPES | shapes).items():
-        if f'"{name}"' in text:
-            values = (random.normal(size=shape) / 2).astype(np.float32)
-            proto.graph.initializer.append(onnx.numpy_helper.from_array(values, name))
-    if "(m, last)" in text:
-        proto.graph.initializer.append(onnx.numpy_helper.from_array(np.array([-1]), "last"))
-    onnx.save(proto, path)
-    return path
 
 
 @pytest.fixture(scope="module")
