@@ -1,8 +1,8 @@
 """Depthwise convolution by shifted multiply-adds, and its transposes.
 
 XLA:CPU has no fast kernel for one input channel per group, and none at all for its gradients. Elementwise products of
-shifted slices fuse into one loop; the gradient by the weight accumulates over the batch in a loop and leaves the last
-axis for the end, so that all of its additions are vectorised.
+shifted slices fuse into one loop; the gradient by the weight accumulates over the batch in a loop, with the channels last, so
+that all of its additions are vectorised, however small the image.
 """
 
 import itertools
@@ -36,8 +36,8 @@ def part(first: Array, second: Array, *, part: str, window: Window, shape: Shape
 def _output(x: Array, weight: Array, window: Window, shape: Shape) -> Array:
     padded = lax.pad(x, _zero(x), ((0, 0, 0), (0, 0, 0), *((*pair, 0) for pair in window.padding)))[:, :, None]
     kernel, taps = weight.shape[2:], _taps(weight, window.groups)
-    slices = _slices(padded, kernel, window.dilations, window.strides, shape[2:])
-    return sum((piece * tap for piece, tap in zip(slices, taps, strict=True)), start=_zero(x))
+    places = _places(kernel, window.dilations, window.strides, shape[2:])
+    return sum((padded[(..., *place)] * tap for place, tap in zip(places, taps, strict=True)), start=_zero(x))
 
 
 def _input(y: Array, weight: Array, window: Window, shape: Shape) -> Array:
@@ -50,24 +50,25 @@ def _input(y: Array, weight: Array, window: Window, shape: Shape) -> Array:
         before, reach = (k - 1) * dilation - low, (k - 1) * dilation
         config.append((before, size + reach - before - ((count - 1) * stride + 1), stride - 1))
     spread = lax.pad(_grouped(y, window.groups), _zero(y), ((0, 0, 0),) * 3 + tuple(config))
-    slices = _slices(spread, kernel, window.dilations, (1,) * len(kernel), sizes)
+    places = _places(kernel, window.dilations, (1,) * len(kernel), sizes)
     flipped = reversed(list(_taps(weight, window.groups)))
-    return sum((piece * tap for piece, tap in zip(slices, flipped, strict=True)), start=_zero(y)).sum(2)
+    return sum((spread[(..., *place)] * tap for place, tap in zip(places, flipped, strict=True)), start=_zero(y)).sum(2)
 
 
 def _weight(x: Array, y: Array, window: Window, shape: Shape) -> Array:
-    padded = lax.pad(x, _zero(x), ((0, 0, 0), (0, 0, 0), *((*pair, 0) for pair in window.padding)))[:, :, None]
-    kernel, sizes = shape[2:], y.shape[2:]
+    padded = lax.pad(x, _zero(x), ((0, 0, 0), (0, 0, 0), *((*pair, 0) for pair in window.padding)))
+    kernel, rows = shape[2:], tuple(range(len(shape) - 2))
+    places = list(_places(kernel, window.dilations, window.strides, y.shape[2:]))
 
     def add_example(total: Array, example: tuple[Array, Array]) -> tuple[Array, None]:
-        image, of_output = example
-        slices = _slices(image[None], kernel, window.dilations, window.strides, sizes)
-        rows = tuple(range(2, 1 + len(kernel)))
-        return total + jnp.stack([(piece[0] * of_output).sum(rows) for piece in slices], axis=2), None
+        image, of_output = example  # (*spatial, 1, groups) and (*spatial, multiplier, groups)
+        return total + jnp.stack([(image[place] * of_output).sum(rows) for place in places]), None
 
-    start = jnp.zeros((window.groups, shape[0] // window.groups, math.prod(kernel), sizes[-1]), x.dtype)
-    total, _ = lax.scan(add_example, start, (padded, _grouped(y, window.groups)))
-    return total.sum(-1)
+    images = jnp.moveaxis(padded, 1, -1)[..., None, :]
+    outputs = jnp.moveaxis(_grouped(y, window.groups), (2, 1), (-2, -1))
+    start = jnp.zeros((math.prod(kernel), shape[0] // window.groups, window.groups), x.dtype)
+    total, _ = lax.scan(add_example, start, (images, outputs))
+    return total.T
 
 
 def _zero(x: Array) -> Array:
@@ -85,13 +86,12 @@ def _taps(weight: Array, groups: int) -> Iterator[Array]:
     return (flat[:, :, i].reshape(*flat.shape[:2], *ones) for i in range(flat.shape[2]))
 
 
-def _slices(
-    x: Array, kernel: Sequence[int], dilations: Sequence[int], strides: Sequence[int], counts: Sequence[int]
-) -> Iterator[Array]:
-    """What lies under each place of the kernel, for every position of the window, over the trailing axes."""
+def _places(
+    kernel: Sequence[int], dilations: Sequence[int], strides: Sequence[int], counts: Sequence[int]
+) -> Iterator[tuple[slice, ...]]:
+    """What lies under each place of the kernel, for every position of the window: a slice of each spatial axis."""
     for place in itertools.product(*map(range, kernel)):
-        window = tuple(
+        yield tuple(
             slice(i * dilation, i * dilation + (count - 1) * stride + 1, stride)
             for i, dilation, stride, count in zip(place, dilations, strides, counts, strict=True)
         )
-        yield x[(..., *window)]

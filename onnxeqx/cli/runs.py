@@ -56,5 +56,7 @@ def export(
     path = path or run / _SUFFIXES.get(to, "exported")
     difference = export_run(run, to, path, force=force)
     output().print(
-        f"Wrote {path}; it agrees with the trained model ({difference:.1e} of the largest output).", soft_wrap=True
+        f"Wrote {path}; it agrees with the trained model ({difference:.1e} of the largest output).",
+        soft_wrap=True,
+        markup=False,
     )

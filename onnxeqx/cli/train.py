@@ -138,13 +138,17 @@ def train(
     console = standard_output()
     if sum((resume, force)) > 1:
         raise ConfigError("--resume goes on with the run in --output and --force replaces it: choose one.")
+    trials = {"dry_run": dry_run, "overfit_one_batch": overfit_one_batch, "find_lr": find_lr}
+    if resume and any(trials.values()):
+        raise ConfigError(
+            "--resume goes on with a run; --dry-run, --overfit-one-batch and --find-lr try before one: choose one."
+        )
     if resume:
         _train(_resumed(values), resume=True, force=False, console=console)
         return
     if missing := [name for name in ("model", "data") if name not in values]:
         raise ConfigError(f"Missing: {' and '.join({'model': 'MODEL.onnx', 'data': '--data'}[m] for m in missing)}.")
     resolved = TrainConfig.from_dict({"output": _default_output(values["model"]), **values})
-    trials = {"dry_run": dry_run, "overfit_one_batch": overfit_one_batch, "find_lr": find_lr}
     if any(trials.values()):
         _try(resolved, [name for name, wanted in trials.items() if wanted], console)
     else:
@@ -161,16 +165,21 @@ def _train(config: TrainConfig, *, resume: bool, force: bool, console: rich.cons
     try:
         result = run(config, resume=resume, force=force, console=console)
     except TrainingInterrupted as stop:
-        console.print(f"Stopped after step {stop.step}. To go on: {again}", highlight=False, soft_wrap=True)
+        console.print(
+            f"Stopped after step {stop.step}. To go on: {again}", highlight=False, soft_wrap=True, markup=False
+        )
         raise typer.Exit(128 + stop.signal_number) from None
     except KeyboardInterrupt:
         started = pathlib.Path(config.output, CONFIG).exists()
         hint = f" To go on from the last checkpoint: {again}" if started else ""
-        console.print(f"Aborted.{hint}", highlight=False, soft_wrap=True)
+        console.print(f"Aborted.{hint}", highlight=False, soft_wrap=True, markup=False)
         raise typer.Exit(130) from None
     name, first = result.monitor.removeprefix("val_").replace("_", " "), result.history[0][result.monitor]
     console.print(
-        f"{name} {first:.3f} → {result.best:.3f}; the fine-tuned model is in {result.folder}", highlight=False
+        f"{name} {first:.3f} → {result.best:.3f}; the fine-tuned model is in {result.folder}",
+        highlight=False,
+        soft_wrap=True,
+        markup=False,
     )
 
 
@@ -189,7 +198,8 @@ def _resumed(values: dict[str, Any]) -> TrainConfig:
         raise ConfigError("--resume needs the folder of the run: --output FOLDER.")
     config = TrainConfig.read(pathlib.Path(values["output"]) / CONFIG)
     config.check_given(values)
-    return dataclasses.replace(config, **{name: values[name] for name in MAY_CHANGE if name in values})
+    changed = {name: values[name] for name in (*MAY_CHANGE, "output") if name in values}
+    return TrainConfig.from_dict(dataclasses.asdict(config) | changed)
 
 
 def _plain(given: dict[str, Any]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -26,7 +27,7 @@ VALIDATION_ARRAYS = (
 )
 
 
-def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
+def read_arrays(path: pathlib.Path) -> dict[str, Any]:
     """The arrays by name.
 
     **Arguments:**
@@ -38,22 +39,46 @@ def read_arrays(path: pathlib.Path) -> dict[str, np.ndarray]:
     if are_records(path):
         return read_records(path)
     if path.is_dir():
-        return {file.stem: _mapped(file) for file in sorted(path.glob("*.npy"))}
+        return {file.stem: MappedArray(file) for file in sorted(path.glob("*.npy"))}
     try:
         with path.open("rb") as file:
             arrays = np.load(file, allow_pickle=False)
             if isinstance(arrays, np.ndarray):
                 raise DataError(f"{path} holds a single array, but must be an .npz file with images and labels.")
             return {name: arrays[name] for name in arrays.files}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError) as error:
         raise DataError(f"{path} cannot be read as an .npz file: {error}.") from error
 
 
-def _mapped(path: pathlib.Path) -> np.ndarray:
-    try:
-        return np.load(path, allow_pickle=False, mmap_mode="r")
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} cannot be read as a .npy file: {error}.") from error
+class MappedArray:
+    """A `.npy` file that is mapped into memory, here and, by its path alone, in worker processes: NumPy would pickle all of it.
+
+    **Arguments:**
+
+    - `path`: of the file.
+
+    **Raises:** `DataError` if it is damaged, or holds Python objects.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        self.path = path
+        try:
+            self.array = np.load(path, allow_pickle=False, mmap_mode="r")
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{path} cannot be read as a .npy file: {error}.") from error
+        self.shape, self.dtype, self.ndim = self.array.shape, self.array.dtype, self.array.ndim
+
+    def __len__(self) -> int:
+        return len(self.array)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        return self.array[rows]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(self.array, dtype, copy=copy)
+
+    def __reduce__(self) -> Any:
+        return MappedArray, (self.path,)
 
 
 def are_arrays(path: pathlib.Path) -> bool:
@@ -78,6 +103,7 @@ def blocks(array: Any) -> Iterator[tuple[int, np.ndarray]]:
 
     - `array`: in memory, mapped into it, or in records (`RecordedArray`).
     """
+    array = array.array if isinstance(array, MappedArray) else array
     if not isinstance(array, np.ndarray):
         yield from ((row, np.asarray(array[row])[None]) for row in range(len(array)))
         return

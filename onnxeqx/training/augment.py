@@ -87,7 +87,9 @@ class Augmentation:
 def in_8_bits(image: PIL.Image.Image) -> PIL.Image.Image:
     """The image in mode L if it is grey with 8 or 16 bits, else in RGB."""
     if image.mode.startswith("I"):  # 16-bit grey: Pillow's conversion would clip instead of scale
-        return PIL.Image.fromarray((np.asarray(image).astype(np.uint32) >> 8).clip(0, 255).astype(np.uint8))
+        pixels = np.asarray(image).astype(np.uint32)
+        shift = 8 if image.mode.startswith("I;16") or pixels.max(initial=0) > 255 else 0
+        return PIL.Image.fromarray((pixels >> shift).clip(0, 255).astype(np.uint8))
     return image if image.mode in ("L", "RGB") else image.convert("RGB")
 
 

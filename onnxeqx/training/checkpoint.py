@@ -21,6 +21,7 @@ from .._weights import dotted_path, write_whole
 from .errors import CheckpointError
 from .loop import EpochDone, Event, StepDone
 from .monitor import Monitor
+from .precision import loss_scale
 from .state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -39,6 +40,8 @@ class Checkpoints:
     - `monitor`: decides which epoch is best.
     - `keep_best`: how many of the best epochs are kept.
     - `every_steps`: save after so many steps too, beside after each epoch.
+    - `facts`: what else a run that goes on must have in common with the one that saved, by name, such as the number of examples.
+    - `read_only`: for a look at a run that may be going on: nothing in the folder is touched.
     """
 
     def __init__(
@@ -48,12 +51,17 @@ class Checkpoints:
         *,
         keep_best: int = 1,
         every_steps: int | None = None,
+        facts: Mapping[str, Any] | None = None,
+        read_only: bool = False,
     ):
         self.monitor = monitor
         self.keep_best = keep_best
         self.every_steps = every_steps
         self.folder = folder
-        self._managers = {"last": _manager(folder / "last", 2), "best": _manager(folder / "best", None)}
+        self.facts = dict(facts or {})
+        self._managers = {
+            name: _manager(folder / name, kept, read_only=read_only) for name, kept in (("last", 2), ("best", None))
+        }
         self._unchecked: dict[str, list[int]] = {"last": [], "best": []}
         self._scores = self._known_scores()
         self._digested: tuple[list[Array], str] | None = None
@@ -78,21 +86,27 @@ class Checkpoints:
         return max(self.steps(), default=0)
 
     def steps(self, name: str = "last") -> list[int]:
-        """The steps of the checkpoints that are there: of `last`, the newest first; of `best`, the best first."""
+        """The steps of the checkpoints: of `last`, the newest first; of `best`, the best first (of equal ones, the older)."""
         steps = sorted(self._managers[name].all_steps(), reverse=True)
-        return sorted(steps, key=lambda step: -self._scores.get(step, float("-inf"))) if name == "best" else steps
+        if name == "last":
+            return steps
+        return sorted(steps, key=lambda step: (-self._scores.get(step, float("-inf")), step))
 
     def save(self, state: TrainState, name: str = "last", score: float | None = None) -> None:
         """Saves a state under `last` or `best`, there with its score; a checkpoint of the same step is replaced.
 
-        Returns when the state has been copied; the copy is written while training goes on.
+        Returns when the state has been copied; the copy is written while training goes on. A state whose last step was not finite
+        is not saved: the run would end there again each time it is resumed.
 
         **Raises:** `OSError` if the disk has no room for it.
         """
+        if int(state.totals.get("skipped", 0)) and loss_scale(state.opt_state) is None:
+            return
         # The next step reuses the buffers of this state.
         arrays = {key: jnp.array(leaf, copy=True) for key, leaf in _arrays(state).items()}
         metadata = {
             "score": score,
+            "facts": self.facts,
             "leaves": _signature(arrays),
             "frozen_digest": self._digest(state),
         }
@@ -124,12 +138,10 @@ class Checkpoints:
     def _keep_if_good(self, event: EpochDone) -> None:
         score = self.monitor.score(event.row)
         kept = self.steps("best")
-        if len(kept) >= self.keep_best and not score > self._scores.get(kept[self.keep_best - 1], float("-inf")):
-            return
-        step = int(event.state.step)
-        self._scores[step] = score
-        self.save(event.state, "best", score)
-        self._finish("best")  # the new one is whole before the worst goes
+        if len(kept) < self.keep_best or score > self._scores.get(kept[self.keep_best - 1], float("-inf")):
+            self._scores[int(event.state.step)] = score
+            self.save(event.state, "best", score)
+            self._finish("best")  # the new one is whole before the worst goes
         for worse in self.steps("best")[self.keep_best :]:
             self._managers["best"].delete(worse)
 
@@ -163,6 +175,9 @@ class Checkpoints:
                 self._check(self._metadata(name, step), arrays, state, name)
                 return _with_arrays(state, self._read(name, step, arrays))
             except _DamagedError as error:
+                if not (self.folder / name / str(step)).is_dir():  # a run that is going on has replaced it
+                    self._managers[name].reload()
+                    return self.restore(state, name)
                 logger.warning("%s Falling back to the one before.", error)
                 damaged = error
         if damaged is not None:
@@ -209,6 +224,12 @@ class Checkpoints:
                 if saved[key] != expected[key]
             ),
         ]
+        if self.facts:
+            differing += [
+                f"the run had {metadata.get('facts', {}).get(fact)} {fact}, and there are {value} now"
+                for fact, value in self.facts.items()
+                if metadata.get("facts", {}).get(fact) != value
+            ]
         if not differing and metadata["frozen_digest"] != self._digest(state):
             differing = ["the frozen weights have other values"]
         if differing:
@@ -239,10 +260,13 @@ def _checksums(folder: pathlib.Path) -> dict[str, str]:
     return checksums
 
 
-def _manager(folder: pathlib.Path, kept: int | None) -> ocp.CheckpointManager:
-    options = ocp.CheckpointManagerOptions(
-        max_to_keep=kept, enable_async_checkpointing=True, cleanup_tmp_directories=True, create=True
-    )
+def _manager(folder: pathlib.Path, kept: int | None, *, read_only: bool) -> ocp.CheckpointManager:
+    if read_only:
+        options = ocp.CheckpointManagerOptions(read_only=True, save_interval_steps=0, create=False)
+    else:
+        options = ocp.CheckpointManagerOptions(
+            max_to_keep=kept, enable_async_checkpointing=True, cleanup_tmp_directories=True, create=True
+        )
     return ocp.CheckpointManager(folder.absolute(), options=options, item_names=("state", "metadata"))
 
 

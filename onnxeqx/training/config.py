@@ -39,7 +39,7 @@ class TrainConfig:
         "What to train on. Images: a folder (folder/CLASS/*.png, or folder/train/CLASS/… with folder/val/CLASS/…), an .npz "
         "file, a folder of .npy files or ArrayRecord (arrays x and y, optionally x_test and y_test), or the built-in digits. "
         "Tables and texts: .csv, .tsv, .parquet or .jsonl, a folder with train.* and val.* of these, or one that Hugging "
-        "Face datasets saved.",
+        "Face datasets saved; of images too, with a column image of file names. Language models: .txt too. Plugins add names.",
         panel=DATA,
     )
     output: str = option("Folder for checkpoints, history and the fine-tuned model.", panel=RUN, shown="runs/MODEL")
@@ -48,10 +48,11 @@ class TrainConfig:
         "one that a plugin adds.",
         None,
         panel=MODEL,
-        shown="classification; without labels, as the data suggests",
+        shown="classification",
     )
     loss: str | None = option(
-        "cross-entropy, binary-cross-entropy, squared-error, absolute-error, huber; or one that a plugin adds.",
+        "cross-entropy (one class), binary-cross-entropy (multi-label), squared-error, absolute-error or huber (regression); or "
+        "one that a plugin adds.",
         None,
         panel=MODEL,
         shown="the task's",
@@ -80,7 +81,7 @@ class TrainConfig:
         shown="0",
     )
     temperature: float | None = option(
-        "Of the teacher's outputs, and of contrastive similarities.",
+        "Divides the logits in distillation, and the similarities in contrastive learning.",
         None,
         panel=MODEL,
         shown="1 for a teacher, 0.05 for pairs",
@@ -103,12 +104,16 @@ class TrainConfig:
         (),
         panel=MODEL,
     )
-    lora: int | None = option("Rank of low-rank updates, which are trained beside frozen weights.", None, panel=MODEL)
+    lora: int | None = option(
+        "Rank of low-rank updates of linear layers and convolutions. They and the new head are trained; all else is frozen.",
+        None,
+        panel=MODEL,
+    )
     lora_layers: tuple[str, ...] = option(
-        "Which linear layers get them, by key path. May be given several times.",
+        "Key path of a layer that gets a low-rank update. May be given several times.",
         (),
         panel=MODEL,
-        shown="all but the head",
+        shown="all but the head and grouped convolutions",
     )
     lora_alpha: float | None = option("Updates are scaled by alpha / rank.", None, panel=MODEL, shown="the rank")
     batch_norm: str = option(
@@ -135,12 +140,15 @@ class TrainConfig:
         "Factor of the learning rate from each block to the one before, such as 0.75.", None, panel=SCHEDULE
     )
     weight_decay: float = option(
-        "Of the weights; biases and normalisation weights do not decay.", 0.05, panel=REGULARISATION
+        "Of the weights; biases and normalisation weights do not decay. Optimisers without decoupled decay (sgd, adam) get it as "
+        "L2 in the gradients, where 1e-4 is usual.",
+        0.05,
+        panel=REGULARISATION,
     )
     warmup_epochs: float = option("Epochs (fractions too) in which the learning rate rises.", 0.5, panel=SCHEDULE)
     opt: str = option("Optimiser of Optax: adamw, sgd, lion, lamb, …", "adamw", panel=SCHEDULE)
     opt_args: tuple[str, ...] = option(
-        "An argument of the optimiser, such as momentum=0.9. May be given several times.",
+        "An argument of the optimiser, such as momentum=0.9 or nesterov=true. May be given several times.",
         (),
         panel=SCHEDULE,
         shown="Optax's",
@@ -162,7 +170,7 @@ class TrainConfig:
         "'balanced' (rare classes count more), or one weight for each class, with commas.", None, panel=REGULARISATION
     )
     model_ema: bool = option("Evaluate and keep an average of the weights.", False, panel=REGULARISATION)
-    model_ema_decay: float = option("Of that average.", 0.9998, panel=REGULARISATION)
+    model_ema_decay: float = option("Decay of the averaged weights in each update.", 0.9998, panel=REGULARISATION)
     eval_metric: str | None = option(
         "Metric of the validation part that decides which epoch is best, such as loss.",
         None,
@@ -180,7 +188,7 @@ class TrainConfig:
     )
     mean: tuple[float, ...] = option(
         "Subtracted from the pixels, which lie between 0 and 1 (or, if a value is above 1, between 0 and 255). One number, or "
-        "one for each channel with commas.",
+        "one for each channel with commas. Give both --mean and --std where one is above 1.",
         IMAGENET_MEAN,
         panel=DATA,
         shown="0.485,0.456,0.406",
@@ -198,18 +206,23 @@ class TrainConfig:
     )
     mixup: float = option("Alpha of mixup: examples and labels are blended.", 0.0, panel=REGULARISATION)
     cutmix: float = option("Alpha of CutMix: a patch comes from another image.", 0.0, panel=REGULARISATION)
-    text_column: str | None = option("Column of texts.", None, panel=DATA, shown="text or sentence")
+    text_column: str | None = option(
+        "Column of texts; two, with a comma, for pairs. For token classification, of lists of words.",
+        None,
+        panel=DATA,
+        shown="text, sentence, …; tokens or words",
+    )
     label_column: str | None = option(
         "Column of labels; several, with commas, for regression and multi-label.",
         None,
         panel=DATA,
-        shown="label or target",
+        shown="label, target, class, …; ner_tags or tags",
     )
     feature_columns: tuple[str, ...] = option(
         "Columns that a table's network takes, in its order, with commas.", (), panel=DATA, shown="all other numbers"
     )
     standardize: bool = option(
-        "Subtract the mean of each feature of a table, and divide by its deviation.", False, panel=DATA
+        "Subtract the mean of each feature of a table, and divide by its standard deviation.", False, panel=DATA
     )
     tokenizer: str | None = option("The tokenizer.json that belongs to the network.", None, panel=DATA)
     max_length: int = option("Tokens of a text; longer ones are cut, shorter ones padded.", 128, panel=DATA)
@@ -221,7 +234,9 @@ class TrainConfig:
         "Use at most so many training examples, and so many validation examples.", None, panel=DATA, shown="all"
     )
     workers: int = option("Threads that read examples ahead.", 2, panel=DATA)
-    worker_processes: int = option("Processes that do, instead of threads.", 0, panel=DATA)
+    worker_processes: int = option(
+        "Processes that read examples ahead, instead of threads; 0 for threads.", 0, panel=DATA
+    )
     devices: int | None = option(
         "Over how many of the local devices each batch is spread.", None, panel=RUN, shown="all"
     )
@@ -235,7 +250,7 @@ class TrainConfig:
     keep_best: int = option("How many of the best epochs are kept as checkpoints.", 1, panel=RUN)
     tensorboard: bool = option("Write event files for TensorBoard too.", False, panel=RUN)
     seed: int = option(
-        "Of the new head, the split, the shuffling, augmentation and dropout: the same seed gives the same run.",
+        "Seed of the new head, the split, the shuffling, augmentation and dropout: the same seed gives the same run.",
         0,
         panel=RUN,
     )
@@ -271,6 +286,7 @@ class TrainConfig:
         require(0 <= self.distill <= 1, "distill", self.distill, "between 0 and 1")
         require(min(self.std, default=0) > 0, "std", self.std, "one or more values above 0")
         require(len(self.mean) > 0, "mean", self.mean, "one or more values")
+        self._check_units()
         require(self.sched in SCHEDULES, "sched", self.sched, f"one of {', '.join(SCHEDULES)}")
         require(self.precision in PRECISIONS, "precision", self.precision, f"one of {', '.join(PRECISIONS)}")
         require(self.batch_norm in ("frozen", "train"), "batch_norm", self.batch_norm, "frozen or train")
@@ -278,6 +294,16 @@ class TrainConfig:
         require(not self.remat or self.scan_layers, "remat", self.remat, "used together with --scan-layers")
         # These refuse what is out of range, or unknown.
         _ = self.augmentation, self.mixing, self.optimizer(self.lr)
+
+    def _check_units(self) -> None:
+        """A mean in units of 0 to 255 beside a deviation in units of 0 to 1 is a mistake."""
+        for name, other in (("mean", "std"), ("std", "mean")):
+            default = IMAGENET_STD if other == "std" else IMAGENET_MEAN
+            if max(getattr(self, name)) > 1 and getattr(self, other) == default:
+                raise ConfigError(
+                    f"--{name} is {getattr(self, name)}, in units of 0 to 255, but --{other} is the default, in units of 0 to 1: "
+                    "give both, such as --mean 127 --std 128."
+                )
 
     @property
     def augmentation(self) -> Augmentation:
@@ -339,7 +365,7 @@ class TrainConfig:
                 clip_grad=self.clip_grad,
                 accumulation_steps=self.grad_accum_steps,
                 average_decay=self.model_ema_decay if self.model_ema else None,
-                before=(*hold, *scaling),
+                before=scaling,
                 after=(*scales, *hold),
                 arguments=arguments,
             )
@@ -398,13 +424,15 @@ class TrainConfig:
     def check_given(self, given: dict[str, Any]) -> None:
         """Refuses options that differ from this configuration, that of a run to resume.
 
+        The folder is where it is now: runs may be moved.
+
         **Raises:** `ConfigError`, which lists each option with both values.
         """
-        hints = typing.get_type_hints(type(self))
+        others = self.from_dict(dataclasses.asdict(self) | given)  # which refuses unknown names and other types
         differing = [
-            f"{option_name(name)} is {getattr(self, name)} in the run and {value} now"
-            for name, value in given.items()
-            if name not in MAY_CHANGE and cast(name, value, hints[name]) != getattr(self, name)
+            f"{option_name(name)} is {getattr(self, name)} in the run and {getattr(others, name)} now"
+            for name in given
+            if name not in (*MAY_CHANGE, "output") and getattr(others, name) != getattr(self, name)
         ]
         if differing:
             raise ConfigError(
@@ -414,9 +442,11 @@ class TrainConfig:
 
 
 def _argument(text: str) -> tuple[str, Any]:
-    """`momentum=0.9` as a name and a value."""
+    """`momentum=0.9` as a name and a value, in TOML's or Python's spelling."""
     try:
-        ((name, value),) = tomllib.loads(text).items()
+        ((name, value),) = tomllib.loads(re.sub(r"(True|False)$", lambda found: found[0].lower(), text)).items()
     except ValueError:
-        raise ConfigError(f"--opt-args {text!r} is not of the form name=value, such as momentum=0.9.") from None
+        raise ConfigError(
+            f"--opt-args {text!r} is not of the form name=value, such as momentum=0.9 or nesterov=true."
+        ) from None
     return name, value

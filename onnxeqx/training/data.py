@@ -1,6 +1,10 @@
 """Batches of fixed shape from random-access examples, through Grain; the held-out share."""
 
 import dataclasses
+import os
+import signal
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
@@ -106,8 +110,23 @@ class Data:
         if self.worker_processes:
             if not flags.FLAGS.is_parsed():  # Grain reads flags of its own, which nobody has parsed outside of absl.app
                 flags.FLAGS.mark_as_parsed()
-            read = read.mp_prefetch(grain.MultiprocessingOptions(num_workers=self.worker_processes))
+            options = grain.MultiprocessingOptions(num_workers=self.worker_processes)
+            read = read.mp_prefetch(options, worker_init_fn=_begin_worker)
         return iter(read)
+
+
+def _begin_worker(number: int, count: int) -> None:
+    """Makes a worker leave Ctrl-C to the process that trains, and end with it, even if that is killed."""
+    del number, count
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -166,8 +185,25 @@ def hold_out(labels: Sequence[int], share: float, seed: int) -> tuple[list[int],
     for label in np.unique(classes):
         members = random.permutation(np.flatnonzero(classes == label))
         validation.extend(members[: min(round(share * len(members)), len(members) - 1)].tolist())
+    if len(validation) < share * len(labels) / 2:  # many classes of a few examples each, of which rounding leaves none
+        validation.extend(_of_small_classes(classes, validation, round(share * len(labels)), random))
     validation = sorted(validation) or [int(random.integers(len(labels)))]
     return sorted(set(range(len(labels))) - set(validation)), validation
+
+
+def _of_small_classes(
+    classes: np.ndarray, validation: list[int], wanted: int, random: np.random.Generator
+) -> list[int]:
+    """One example more of as many classes as are needed; none loses its last one."""
+    _, inverse, counts = np.unique(classes, return_inverse=True, return_counts=True)
+    left = counts - np.bincount(inverse[validation], minlength=len(counts))
+    chosen: dict[int, int] = {}  # by class
+    for index in random.permutation(np.setdiff1d(np.arange(len(classes)), validation)).tolist():
+        if len(validation) + len(chosen) >= wanted:
+            break
+        if left[inverse[index]] > 1:
+            chosen.setdefault(int(inverse[index]), index)
+    return list(chosen.values())
 
 
 def limited(indices: Sequence[int], limit: int | None, seed: int) -> list[int]:

@@ -11,10 +11,11 @@ from .._errors import DataError
 from .array_files import TRAINING_ARRAYS, VALIDATION_ARRAYS, Arrays, are_arrays, named_pair, read_arrays
 from .augment import Augmentation
 from .data import Examples, hold_out, limited
+from .errors import ConfigError
 from .image_arrays import ImageArrays, Pixels
-from .images import SUFFIXES, ImageFiles, Preprocessing
+from .images import SUFFIXES, EncodedImage, ImageFiles, Preprocessing
 from .labels import label_array, label_column
-from .tables import TABLE_SUFFIXES, Table, is_saved_dataset, open_tables
+from .tables import Table, is_table, open_tables
 from .tasks import UNLABELLED, Labels
 
 TRAINING_FOLDERS = ("train", "training")
@@ -25,13 +26,15 @@ VALIDATION_FOLDERS = ("val", "valid", "validation", "test")
 class Dataset:
     """The two parts of a data set, and what its labels are called: classes in their order, or the numbers that are predicted.
 
-    `description` is saved beside the model: what must be done to inputs before the model takes them.
+    `description` is saved beside the model: what must be done to inputs before the model takes them. `held_out` says whether the
+    validation part is a share of the data, which has none of its own.
     """
 
     training: Examples
     validation: Examples
     class_names: tuple[str, ...]
     description: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    held_out: bool = False
 
     def class_counts(self) -> np.ndarray | None:
         """How many training examples each class has; `None` where examples do not tell without being read."""
@@ -75,6 +78,7 @@ def open_dataset(
     labels: Labels = "class",
     sources: Mapping[str, Callable[[], tuple[np.ndarray, np.ndarray, Sequence[str]]]] | None = None,
     columns: str | None = None,
+    names: tuple[str, ...] = (),
 ) -> Dataset:
     """Opens a data set of labelled images.
 
@@ -90,16 +94,17 @@ def open_dataset(
       a folder needs no folders of classes, and arrays no labels.
     - `sources`: data sets by name; by default the built-in ones.
     - `columns`: of a table, those of the labels.
+    - `names`: the classes of an earlier run, which this data has too.
 
     **Raises:** `DataError` if the data is missing, empty, damaged, or does not fit the number of classes.
     """
     sources = {"digits": digits} if sources is None else sources
-    opener = _Opener(preprocess, classes, selection, augment or Augmentation(), labels, columns)
+    opener = _Opener(preprocess, classes, selection, augment or Augmentation(), labels, columns, names)
     path = pathlib.Path(data)
     if data in sources:
-        images, values, names = sources[data]()
-        return opener.arrays(data, (images, values), None, tuple(names))
-    if path.suffix in TABLE_SUFFIXES or is_saved_dataset(path):
+        images, values, known = sources[data]()
+        return opener.arrays(data, (images, values), None, names or tuple(known))
+    if is_table(path):
         return opener.tables(path, *open_tables(path))
     if path.is_file() or are_arrays(path):
         arrays = read_arrays(path)
@@ -110,11 +115,12 @@ def open_dataset(
         if training is None:
             pairs = ", ".join(" and ".join(pair) for pair in TRAINING_ARRAYS)
             raise DataError(f"{path} has no training arrays (it has {', '.join(arrays)}); name them {pairs}.")
-        return opener.arrays(str(path), training, validation)
+        return opener.arrays(str(path), training, validation, names)
     if path.is_dir():
         return opener.folder(path)
-    names = ", ".join(sources)
-    raise DataError(f"There is no data at {data}: give a folder of images, an .npz file, a table, or one of: {names}.")
+    raise DataError(
+        f"There is no data at {data}: give a folder of images, an .npz file, a table, or one of: {', '.join(sources)}."
+    )
 
 
 def digits() -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
@@ -141,6 +147,7 @@ class _Opener:
     augment: Augmentation
     labels: Labels
     columns: str | None
+    names: tuple[str, ...] = ()
 
     def folder(self, folder: pathlib.Path) -> Dataset:
         if self.labels in ("classes", "numbers"):
@@ -149,7 +156,8 @@ class _Opener:
             )
         training_folder = next((folder / name for name in TRAINING_FOLDERS if (folder / name).is_dir()), folder)
         names = self._class_names(training_folder)
-        paths, labels = _labelled_files(training_folder, names)
+        present = [name for name in names if (training_folder / name).is_dir()]
+        paths, labels = _labelled_files(training_folder, present, names)
         if training_folder != folder and (held_out := _validation_folder(folder)):
             if names and (foreign := sorted(set(_class_folders(held_out)) - set(names))):
                 raise DataError(f"{held_out} has classes that {training_folder} does not have: {', '.join(foreign)}.")
@@ -162,13 +170,20 @@ class _Opener:
                 self._files(paths, labels, parts[0], training=True),
                 self._files(paths, labels, parts[1]),
             )
+            return self._dataset(training, validation, names, held_out=True)
         return self._dataset(training, validation, names)
 
     def _class_names(self, folder: pathlib.Path) -> list[str]:
         """None where labels are not in the data."""
         if self.labels in UNLABELLED:
             return []
-        names = _class_folders(folder)
+        names = _class_folders(folder, least=1 if self.names else 2)
+        if self.names:
+            if foreign := sorted(set(names) - set(self.names)):
+                raise DataError(
+                    f"{folder} has the classes {', '.join(foreign)}, which the run does not know: {', '.join(self.names[:10])}."
+                )
+            return list(self.names)
         if self.classes not in (None, len(names)):
             listed = ", ".join(names[:10]) + (", …" if len(names) > 10 else "")
             raise DataError(f"--classes is {self.classes}, but {folder} has {len(names)} class folders: {listed}.")
@@ -176,27 +191,33 @@ class _Opener:
 
     def arrays(self, origin: str, training: Arrays, validation: Arrays | None, names: tuple[str, ...] = ()) -> Dataset:
         examples, names = self._all(origin, *training, names)
+        if examples.pixels.normalised and self.augment:
+            raise ConfigError(
+                f"{origin} holds pixels that are normalised already, which augmentation does not take: give pixels in [0, 255] "
+                "or [0, 1], or leave augmentation out."
+            )
         if validation is None:
             held_out, parts = examples, self.selection.split(examples.labels)
         else:
-            held_out, _ = self._all(f"{origin} (validation part)", *validation, names)
+            held_out, _ = self._all(f"{origin} (validation part)", *validation, names, examples.pixels)
             parts = [self.selection.limited(part.indices) for part in (examples, held_out)]
         return self._dataset(
             dataclasses.replace(examples, indices=parts[0], augment=self.augment),
             dataclasses.replace(held_out, indices=parts[1]),
             names,
+            held_out=validation is None,
         )
 
     def _all(
-        self, origin: str, images: Any, labels: np.ndarray | None, names: tuple[str, ...]
+        self, origin: str, images: Any, labels: np.ndarray | None, names: tuple[str, ...], as_in: Pixels | None = None
     ) -> tuple[ImageArrays, tuple[str, ...]]:
-        pixels, count = Pixels.of(origin, images, self.preprocess), len(images)
+        pixels, count = Pixels.of(origin, images, self.preprocess, as_in=as_in), len(images)
         labels, names = label_array(origin, labels, self.labels, examples=count, classes=self.classes, names=names)
         return ImageArrays(images, labels, range(count), self.preprocess, pixels=pixels), names
 
     def tables(self, path: pathlib.Path, training: Table, validation: Table | None) -> Dataset:
         folder = path if path.is_dir() else path.parent
-        labels, names = label_column(training, self.columns, self.labels)
+        labels, names = label_column(training, self.columns, self.labels, self.names or None)
         paths = _listed_files(folder, training)
         if validation is None:
             parts = self.selection.split(labels)
@@ -209,6 +230,7 @@ class _Opener:
             self._files(paths, list(labels), parts[0], training=True),
             self._files(held_out_paths, list(held_out), parts[1]),
             names,
+            held_out=validation is None,
         )
 
     def _files(self, paths: Any, labels: Any, indices: Sequence[int], *, training: bool = False) -> ImageFiles:
@@ -216,17 +238,19 @@ class _Opener:
         chosen = [paths[index] for index in indices], [labels[index] for index in indices]
         return ImageFiles(*chosen, self.preprocess, augment)
 
-    def _dataset(self, training: Examples, validation: Examples, names: Sequence[str]) -> Dataset:
-        return Dataset(training, validation, tuple(names), dataclasses.asdict(self.preprocess))
+    def _dataset(
+        self, training: Examples, validation: Examples, names: Sequence[str], *, held_out: bool = False
+    ) -> Dataset:
+        return Dataset(training, validation, tuple(names), dataclasses.asdict(self.preprocess), held_out)
 
 
 def _validation_folder(folder: pathlib.Path) -> pathlib.Path | None:
     return next((folder / name for name in VALIDATION_FOLDERS if (folder / name).is_dir()), None)
 
 
-def _class_folders(folder: pathlib.Path) -> list[str]:
+def _class_folders(folder: pathlib.Path, least: int = 2) -> list[str]:
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
-    if len(names) < 2:
+    if len(names) < least:
         found = f"only {names[0]}" if names else "none"
         raise DataError(f"{folder} needs one sub-folder of images for each class, at least two; there is {found}.")
     return names
@@ -257,14 +281,21 @@ def _image_files(folder: pathlib.Path) -> list[pathlib.Path]:
     return found
 
 
-def _listed_files(folder: pathlib.Path, table: Table) -> list[pathlib.Path]:
-    """The files that a table names, relative to its folder."""
-    paths = []
-    for row, name in enumerate(table.column("image", "--data")):
-        if not isinstance(name, str) or not (folder / name).is_file():
-            found = "missing" if name is None else f"{name}, but there is no such file in {folder}"
+def _listed_files(folder: pathlib.Path, table: Table) -> list[pathlib.Path | EncodedImage]:
+    """The images of a table: names of files relative to its folder, or what Hugging Face `datasets` keeps of an image."""
+    found: list[pathlib.Path | EncodedImage] = []
+    for row, value in enumerate(table.column("image", "--data")):
+        origin = f"{table.origin}, row {row}"
+        if isinstance(value, dict) and isinstance(value.get("bytes"), bytes):
+            found.append(EncodedImage(value["bytes"], origin))
+            continue
+        name = value.get("path") if isinstance(value, dict) else value
+        if not isinstance(name, str):
+            raise DataError(f"{origin} (the first is 0): column 'image' names no file; correct or remove the row.")
+        if not (folder / name).is_file():
             raise DataError(
-                f"{table.origin}: column 'image' is {found}, in row {row} (the first is 0); correct or remove the row."
+                f"{origin} (the first is 0): column 'image' is {name}, but there is no such file in {folder}; correct or remove "
+                "the row."
             )
-        paths.append(folder / name)
-    return paths
+        found.append(folder / name)
+    return found

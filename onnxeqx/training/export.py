@@ -15,6 +15,7 @@ import onnxeqx
 
 from .._errors import ConversionError, OnnxeqxError, OutputExistsError
 from .._head import declared_inputs
+from .._load import SOURCE
 from .._origin import origin_of
 from .._weights import whole_path, write_whole
 from ..nn import Buffer
@@ -44,6 +45,7 @@ def export_run(folder: pathlib.Path, to: str, path: pathlib.Path, *, force: bool
     """
     if to not in _FORMATS:
         raise ConfigError(f"--to is {to}, but must be one of {', '.join(_FORMATS)}.")
+    _check_target(path, to)
     model = best_model(folder)
     structs = declared_inputs(model)
     inputs = [np.asarray(array) for array in _drawn(structs)]
@@ -59,6 +61,19 @@ def export_run(folder: pathlib.Path, to: str, path: pathlib.Path, *, force: bool
         except OnnxeqxError as error:
             reasons.append(str(error))
     raise OnnxeqxError(f"Nothing was written. {' '.join(reasons)}")
+
+
+def _check_target(path: pathlib.Path, to: str) -> None:
+    """`force` must not cost a folder that holds something else."""
+    if not path.name:
+        raise ConfigError(f"--output {path} names no file or folder to write; give it a name.")
+    if to != "folder" and path.is_dir():
+        raise ConfigError(f"--output {path} is a folder, but --to {to} writes a file; give a name within it.")
+    if to == "folder" and path.exists():
+        if not path.is_dir():
+            raise ConfigError(f"--output {path} is a file, but --to folder writes a folder; choose another name.")
+        if any(path.iterdir()) and not (path / SOURCE).is_file():
+            raise ConfigError(f"--output {path} is no converted folder, and is not overwritten; choose another name.")
 
 
 def _compared(found: list[np.ndarray], expected: list[np.ndarray]) -> float:
@@ -143,7 +158,10 @@ def _served(model: Any, path: pathlib.Path, inputs: list[np.ndarray]) -> list[np
         raise ConfigError(
             "Exporting compares with ONNX Runtime, which is not installed: pip install 'onnxeqx[verify]'."
         ) from None
-    session = onnxruntime.InferenceSession(path.read_bytes())
+    try:
+        session = onnxruntime.InferenceSession(path)
+    except Exception as error:  # its classes have no base but this
+        raise ConversionError(f"ONNX Runtime cannot load the exported model: {str(error).splitlines()[0]}") from error
     given = {
         value.name: array.astype(onnx.helper.tensor_dtype_to_np_dtype(_element_type(model, value.name)))
         for value, array in zip(session.get_inputs(), inputs, strict=True)

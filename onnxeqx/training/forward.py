@@ -80,6 +80,6 @@ def _pooled(outputs: Array, inputs: Any) -> Float[Array, "batch width"]:
     if outputs.ndim != 3:
         return outputs.reshape(outputs.shape[0], -1)
     named = inputs if isinstance(inputs, Mapping) else {}
-    mask = next((value for name, value in named.items() if "mask" in name), jnp.ones(outputs.shape[:2]))
+    mask = next((value for name, value in named.items() if "mask" in name.lower()), jnp.ones(outputs.shape[:2]))
     weights = mask.astype(outputs.dtype)[..., None]
     return (outputs * weights).sum(1) / jnp.maximum(weights.sum(1), 1)

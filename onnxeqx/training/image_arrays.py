@@ -13,21 +13,33 @@ from .array_files import blocks
 from .augment import Augmentation
 from .images import Preprocessing
 
+LARGEST = 1.1
+"""Pixels in [0, 1] may exceed it by so much, as interpolation overshoots; a larger one is of a range up to 255."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Pixels:
     """How images lie in an array.
 
     - `channels_first`: `(c, h, w)` instead of `(h, w)` or `(h, w, c)`.
-    - `white`: what the brightest pixel is, of floating-point images: 1, or 255; 1 also if they are normalised already.
+    - `white`: what the brightest pixel is, of floating-point images: 1 or 255.
+    - `normalised`: whether pixels are in no such range, and taken as they are.
     """
 
     channels_first: bool = False
     white: int = 1
+    normalised: bool = False
 
     @classmethod
-    def of(cls, origin: str, images: Any, preprocess: Preprocessing) -> Self:
+    def of(cls, origin: str, images: Any, preprocess: Preprocessing, *, as_in: Self | None = None) -> Self:
         """Finds out from all images; those that are not 8-bit are read once, block by block.
+
+        **Arguments:**
+
+        - `origin`: where they are, for people.
+        - `images`: the array.
+        - `preprocess`: tells, by the mean 0 and the deviation 1, that images are normalised.
+        - `as_in`: of the training part, whose range holds for the other part too.
 
         **Raises:** `DataError`, which names the image, if they are no images, or their pixels are in no known range.
         """
@@ -37,7 +49,17 @@ class Pixels:
             raise DataError(f"{origin}: images of shape {shape} are not (n, h, w), (n, h, w, c) or (n, c, h, w).")
         if not len(images):
             raise DataError(f"{origin} has no images.")
-        return cls(channels_first, _white(origin, images, preprocess))
+        low, high = _range(origin, images)
+        if as_in is not None and images.dtype.kind == "f" and high <= LARGEST * as_in.white:
+            return dataclasses.replace(as_in, channels_first=channels_first)
+        if low >= 0 and high <= 255:
+            return cls(channels_first, 255 if images.dtype.kind != "f" or high > LARGEST else 1)
+        if set(preprocess.mean) == {0.0} and set(preprocess.std) == {1.0} and images.dtype.kind == "f":
+            return cls(channels_first, normalised=True)
+        raise DataError(
+            f"{origin}: pixels lie in [{low:g}, {high:g}], not in [0, 255] or [0, 1]; "
+            "if they are normalised already, pass --mean 0 --std 1."
+        )
 
     def __call__(self, image: np.ndarray) -> np.ndarray:
         """One image of shape `(h, w)` or `(h, w, c)`, with pixels of 8 bits, or in [0, 1]."""
@@ -47,11 +69,14 @@ class Pixels:
         return image if self.white == 1 else image / np.asarray(self.white, image.dtype)
 
 
-def _white(origin: str, images: Any, preprocess: Preprocessing) -> int:
-    whole = np.issubdtype(images.dtype, np.integer)
+def _range(origin: str, images: Any) -> tuple[float, float]:
+    """The least and the largest pixel.
+
+    **Raises:** `DataError`, which names the image, if one is not finite, or no number.
+    """
     if images.dtype == np.uint8:
-        return 255
-    if not whole and not np.issubdtype(images.dtype, np.floating):
+        return 0, 255
+    if not np.issubdtype(images.dtype, np.integer) and not np.issubdtype(images.dtype, np.floating):
         raise DataError(f"{origin}: images of dtype {images.dtype} are neither integers nor floating-point numbers.")
     low, high = math.inf, -math.inf
     for first, block in blocks(images):
@@ -59,14 +84,7 @@ def _white(origin: str, images: Any, preprocess: Preprocessing) -> int:
         if bad.size:
             raise DataError(f"{origin}: image {first + bad[0]} has values that are not finite.")
         low, high = min(low, float(block.min())), max(high, float(block.max()))
-    if low >= 0 and high <= 255:
-        return 255 if whole or high > 1 else 1
-    if set(preprocess.mean) == {0.0} and set(preprocess.std) == {1.0} and not whole:
-        return 1
-    raise DataError(
-        f"{origin}: pixels lie in [{low:g}, {high:g}], not in [0, 255] or [0, 1]; "
-        "if they are normalised already, pass --mean 0 --std 1."
-    )
+    return low, high
 
 
 @dataclasses.dataclass(frozen=True)

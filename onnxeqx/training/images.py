@@ -1,7 +1,9 @@
 """Images as examples: decoded with Pillow, resized, normalised, channels first; those in arrays are in `image_arrays`."""
 
 import dataclasses
+import io
 import pathlib
+import struct
 from collections.abc import Sequence
 from typing import Any
 
@@ -89,13 +91,24 @@ class Preprocessing:
 
 
 @dataclasses.dataclass(frozen=True)
+class EncodedImage:
+    """The content of an image file that is no file, such as those in a Hugging Face data set; `origin` is for people."""
+
+    content: bytes
+    origin: str
+
+    def __str__(self) -> str:
+        return self.origin
+
+
+@dataclasses.dataclass(frozen=True)
 class ImageFiles:
     """Examples from image files, decoded when they are asked for, and augmented when they are drawn for training.
 
     `examples[index]` raises `DataError`, which names the file, if an image cannot be decoded.
     """
 
-    paths: Sequence[pathlib.Path]
+    paths: Sequence[pathlib.Path | EncodedImage]
     labels: Sequence[Any]
     preprocess: Preprocessing
     augment: Augmentation = dataclasses.field(default_factory=Augmentation)
@@ -122,10 +135,14 @@ class ImageFiles:
         """
         path = self.paths[index]
         try:
-            with PIL.Image.open(path) as image:
+            with PIL.Image.open(io.BytesIO(path.content) if isinstance(path, EncodedImage) else path) as image:
                 upright = PIL.ImageOps.exif_transpose(image)
                 upright.load()
-                return upright
-        # Pillow's decoders raise SyntaxError and ValueError, besides OSError, on damaged files.
-        except (OSError, SyntaxError, ValueError, PIL.Image.DecompressionBombError) as error:
+        # Pillow's decoders raise SyntaxError, ValueError and struct.error, besides OSError, on damaged files.
+        except (OSError, SyntaxError, ValueError, struct.error, PIL.Image.DecompressionBombError) as error:
             raise DataError(f"The image {path} cannot be decoded: {error}; repair or remove it.") from error
+        if upright.mode == "F":
+            raise DataError(
+                f"The image {path} has floating-point pixels, whose range nothing says; write it with 8 or 16 bits."
+            )
+        return upright

@@ -99,7 +99,7 @@ def label_array(
         return _numbers(origin, labels, kind, classes, tuple(names))
     if kind in ("token classes", "next tokens", "masked tokens"):
         return _of_tokens(origin, labels, kind, classes, tuple(names))
-    return labels, ()
+    return np.zeros(examples, np.int64), ()
 
 
 def _one_class(
@@ -113,16 +113,20 @@ def _one_class(
         )
     if labels.dtype.kind in "US":
         return _named(origin, labels.astype(str), names)
-    if labels.dtype.kind not in "biuf" or not np.array_equal(labels, np.trunc(labels)):
+    if labels.dtype.kind not in "biuf" or (bad := np.flatnonzero(~np.equal(labels, np.trunc(labels)))).size:
+        example = 0 if labels.dtype.kind not in "biuf" else bad[0]
         raise DataError(
-            f"{origin}: labels must be whole numbers (0, 1, 2, …) or texts, not {labels.dtype}, such as {labels[0]}."
+            f"{origin}: labels must be whole numbers (0, 1, 2, …) or texts, not {labels.dtype}, such as {labels[example]} of "
+            f"example {example}."
         )
     labels = labels.astype(np.int64)
     count = classes or len(names) or int(labels.max()) + 1
     _check_range(origin, labels, count)
-    if not (classes or names) and (absent := sorted(set(range(count)) - set(labels.tolist()))):
+    present = np.unique(labels)
+    if not (classes or names) and len(present) < count:
+        absent = int(np.flatnonzero(present != np.arange(len(present)))[0])
         raise DataError(
-            f"{origin}: the labels go up to {count - 1}, but no example has the label {absent[0]}; renumber them, or "
+            f"{origin}: the labels go up to {count - 1}, but no example has the label {absent}; renumber them, or "
             "say how many classes there are (--classes)."
         )
     return labels, (*names, *(str(label) for label in range(len(names), count)))[:count]

@@ -1,7 +1,6 @@
 """What a run leaves: the model in every form, and a report for people."""
 
 import dataclasses
-import json
 import pathlib
 import shutil
 from collections.abc import Mapping, Sequence
@@ -69,13 +68,7 @@ def leave(
 def save_model(prepared: Prepared, trained: Any, folder: pathlib.Path) -> None:
     """Writes `weights.safetensors`, `model/`, `model.onnx` and `preprocessing.json`, and the low-rank updates by themselves."""
     config, model = prepared.config, prepared.finished(trained)
-    description = {
-        "task": prepared.task.name,
-        **prepared.dataset.description,
-        "class_names": prepared.dataset.class_names,
-    }
-    text = json.dumps(description, indent=2)
-    write_whole(folder / PREPROCESSING, text + "\n")
+    write_whole(folder / PREPROCESSING, prepared.description + "\n")
     if config.tokenizer is not None:
         shutil.copyfile(config.tokenizer, folder / TOKENIZER)
     adapted = (LoRALinear, LoRAConv)
@@ -85,7 +78,7 @@ def save_model(prepared: Prepared, trained: Any, folder: pathlib.Path) -> None:
         onnxeqx.save_lora(trained, folder / LORA)
     onnxeqx.save_weights(model, folder / WEIGHTS)
     onnxeqx.save(model, folder / FOLDER, force=True)
-    onnxeqx.save_onnx(model, folder / ONNX, metadata={"onnxeqx.preprocessing": text})
+    onnxeqx.save_onnx(model, folder / ONNX, metadata={"onnxeqx.preprocessing": prepared.description})
 
 
 def predictions(prepared: Prepared, model: Any) -> Predictions:

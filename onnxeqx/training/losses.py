@@ -45,12 +45,12 @@ def smoothed_cross_entropy(smoothing: float) -> Callable[[Array, Array], Array]:
     return loss
 
 
-def logits_of_probabilities(outputs: Float[Array, "batch classes *ones"]) -> Float[Array, "batch classes"]:
+def logits_of_probabilities(outputs: Float[Array, "batch ..."]) -> Float[Array, "batch ..."]:
     """Logits of which the softmax is what a model gives that already ends in Softmax.
 
     A probability that underflowed to zero counts as the smallest normal number, so that loss and gradient are finite.
     """
-    probabilities = _flat(outputs)
+    probabilities = _wide(outputs)
     # The logarithm of a softmax's output is again a logit, up to a constant that a softmax removes.
     return jnp.log(jnp.maximum(probabilities, jnp.finfo(probabilities.dtype).tiny))
 
@@ -182,7 +182,8 @@ def distillation(loss: Values, *, share: float, temperature: float = 1.0) -> Val
     - `share`: of the teacher in the sum.
     - `temperature`: divides the logits of both; the divergence is multiplied by its square.
 
-    **Returns:** a loss of a pair of logits, the model's and the teacher's, with the classes in their last axis.
+    **Returns:** a loss of a pair of logits, the model's and the teacher's, with the classes in their last axis; where labels are
+    of positions, those of -100 do not count.
     """
 
     def distilled(outputs: tuple[Array, Array], labels: Any) -> Float[Array, " batch"]:
@@ -190,7 +191,10 @@ def distillation(loss: Values, *, share: float, temperature: float = 1.0) -> Val
         divergence = optax.losses.kl_divergence(
             jax.nn.log_softmax(student / temperature), jax.nn.softmax(teacher / temperature)
         )
-        soft = divergence.reshape(len(divergence), -1).mean(-1) * temperature**2
+        if divergence.ndim == 2 and divergence.shape == jnp.shape(labels):  # of tokens, some of which are padding
+            soft = _mean_of_counted(divergence, labels) * temperature**2
+        else:
+            soft = divergence.reshape(len(divergence), -1).mean(-1) * temperature**2
         return soft if share == 1 else share * soft + (1 - share) * loss(student, labels)
 
     return distilled

@@ -50,5 +50,6 @@ def cast(name: str, value: Any, hint: Any) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(hint, type) or not isinstance(value, hint) or isinstance(value, bool) != (hint is bool):
-        raise ConfigError(f"{option_name(name)} cannot be {value!r}.")
+        expected = {bool: "true or false", int: "a whole number", float: "a number", str: "a text"}.get(hint, "a list")
+        raise ConfigError(f"{option_name(name)} is {value!r}, but must be {expected}.")
     return value

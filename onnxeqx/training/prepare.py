@@ -1,6 +1,8 @@
 """From a configuration to what `fit` takes: data, model with its new head, masks, loss and metrics."""
 
 import dataclasses
+import importlib.util
+import json
 import pathlib
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,7 +17,7 @@ import onnxeqx
 
 from .._append import append_head
 from .._errors import HeadError
-from .._head import find_head, output_shape, replace_head
+from .._head import find_head, replace_head
 from .._lora import adaptable_layers
 from .._select import parameters
 from .augment import of_main, of_mixed
@@ -31,10 +33,13 @@ from .monitor import Monitor
 from .precision import PRECISIONS
 from .registry import registry
 from .row_data import open_rows
-from .signature import Signature
+from .signature import Kind, Signature
 from .state import check_mask
 from .statistics import freeze_batch_norm, train_batch_norm, with_statistics
-from .tasks import Task, from_logits
+from .tasks import LOSS_LABELS, Task, from_logits
+
+APPENDED = "classifier"
+"""The key path of a head that is put behind an encoder."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,16 +49,18 @@ class Prepared:
     - `config`: with every `None` resolved that model and data decide.
     - `task`: what is learnt.
     - `model`: with its new head, and all that is put in for training.
+    - `head`: the key path of the new head, if there is one.
     - `mask`: what is trained, in the shape of the model.
     - `loss`, `validation_loss`, `metrics`, `forward`: as `fit` takes them.
     - `data`, `dataset`: what is trained on.
     - `monitor`: decides which epoch is best.
-    - `inputs`: shapes and dtypes of a batch of two.
+    - `kind`: what the network takes.
     """
 
     config: TrainConfig
     task: Task
     model: Any
+    head: str | None
     mask: PyTree
     loss: Values
     validation_loss: Values
@@ -62,7 +69,7 @@ class Prepared:
     data: Data
     dataset: Dataset
     monitor: Monitor
-    kind: str
+    kind: Kind
 
     @property
     def compute_dtype(self) -> Any:
@@ -74,11 +81,28 @@ class Prepared:
         """What is about to happen, in a line."""
         counts = f"{len(self.data.training):,} training and {len(self.data.validation):,} validation {self.unit}"
         names = f", {len(self.dataset.class_names)} {'targets' if self.task.labels == 'numbers' else 'classes'}"
-        head = f"; new head at {self.config.head}" if self.config.head not in (None, "keep") else ""
+        head = f"; new head at {self.head}" if self.head else ""
         summary = f"{counts}{names if self.dataset.class_names else ''}{head}; {self.trained_parameters:,} parameters are trained"
         return summary + (
             f"; no training example is of {', '.join(self.absent_classes)}" if self.absent_classes else ""
         )
+
+    @property
+    def description(self) -> str:
+        """What inputs need and what outputs mean, as JSON."""
+        return json.dumps(
+            {"task": self.task.name, **self.dataset.description, "class_names": self.dataset.class_names}, indent=2
+        )
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the data of a run must have in common with that of the run when it is resumed."""
+        counts = self.dataset.class_counts()
+        facts: dict[str, Any] = {
+            "training examples": len(self.data.training),
+            "validation examples": len(self.data.validation),
+        }
+        return facts if counts is None else facts | {"examples of each class": counts.tolist()}
 
     @property
     def absent_classes(self) -> list[str]:
@@ -113,8 +137,13 @@ class Prepared:
         return onnxeqx.merge_lora(freeze_batch_norm(model))
 
 
-def prepare(config: TrainConfig) -> Prepared:
+def prepare(config: TrainConfig, *, left: Mapping[str, Any] | None = None) -> Prepared:
     """Opens model and data. Writes nothing, so that an error leaves nothing behind.
+
+    **Arguments:**
+
+    - `config`: the options.
+    - `left`: what an earlier run has left in its `preprocessing.json`: its classes and features are those of this data too.
 
     **Raises:** `OnnxeqxError`, as one sentence, on anything wrong with model, data or options.
     """
@@ -124,16 +153,18 @@ def prepare(config: TrainConfig) -> Prepared:
         raise ConfigError(f"--task is {name}, but must be one of {', '.join(known.tasks)}.")
     task, signature = known.tasks[name], Signature.of(path)
     size = signature.image_size(str(path), config.image_size) if signature.kind == "images" else None
-    dataset = _open(config, signature, task, size)
+    dataset = _open(config, signature, task, size, left or {})
     _check_features(config, signature, task)
     base, ends_in = _loaded(config, signature, task, size)
     inputs = signature.structs(2, size)
-    config = dataclasses.replace(config, task=name)
+    config, head = dataclasses.replace(config, task=name), None
     if task.new_head and config.head != "keep":
-        base, config = _with_head(base, config, signature, task, dataset, inputs)
+        base, config, head = _with_head(base, config, signature, task, dataset, inputs)
     else:
         config = dataclasses.replace(config, head="keep")
-    model, mask = _adapted(base, config)
+        _check_width(base, config, task, dataset, inputs)
+    ends_in = None if config.head == "append" else ends_in  # a new head gives logits
+    model, mask = _adapted(base, config, head)
     loss, validation_loss, metrics = _functions(config, task, ends_in, dataset)
     forward: Forward = embedded_pairs if task.labels == "pairs" else first_output
     if task.labels == "teacher" or config.distill:
@@ -141,6 +172,11 @@ def prepare(config: TrainConfig) -> Prepared:
         _refuse_other_outputs(forward, model, inputs, config)
         loss, validation_loss, metrics = _taught(config, task, loss, validation_loss, metrics)
     Devices.of(config.devices, config.batch_size)  # which refuses what cannot be
+    steps = config.epochs * -(-len(dataset.training) // config.batch_size)
+    if config.grad_accum_steps > steps:
+        raise ConfigError(f"--grad-accum-steps is {config.grad_accum_steps}, but the whole run has {steps} batches.")
+    if config.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+        raise ConfigError("--tensorboard needs tensorboardX: pip install 'onnxeqx[tensorboard]'.")
     monitor = config.eval_metric or next(iter(metrics), "loss")
     if monitor not in metrics and monitor != "loss":
         raise ConfigError(f"--eval-metric is {monitor}, but this run has {', '.join(['loss', *metrics])}.")
@@ -148,6 +184,7 @@ def prepare(config: TrainConfig) -> Prepared:
         dataclasses.replace(config, eval_metric=monitor),
         task,
         model,
+        head,
         mask,
         of_mixed(loss) if config.mixing else loss,
         validation_loss,
@@ -191,9 +228,15 @@ class TwoViews:
         return {"first": first, "second": second}, index
 
 
-def _open(config: TrainConfig, signature: Signature, task: Task, size: tuple[int, int, int] | None) -> Dataset:
+def _open(
+    config: TrainConfig,
+    signature: Signature,
+    task: Task,
+    size: tuple[int, int, int] | None,
+    left: Mapping[str, Any],
+) -> Dataset:
     if size is None:
-        return open_rows(config, signature, task)
+        return open_rows(config, signature, task, left)
     if task.labels in ("token classes", "next tokens", "masked tokens"):
         raise ConfigError(f"--task {task.name} is of tokens, but {config.model} takes images.")
     channels, height, width = size
@@ -207,6 +250,7 @@ def _open(config: TrainConfig, signature: Signature, task: Task, size: tuple[int
         labels=task.labels,
         sources=registry().datasets,
         columns=config.label_column,
+        names=tuple(left.get("class_names", ())),
     )
     if task.labels != "pairs":
         return dataset
@@ -235,6 +279,14 @@ def _check_features(config: TrainConfig, signature: Signature, task: Task) -> No
         raise ConfigError(f"--class-weights is of one class for each example; --task {task.name} has other labels.")
     if config.image_size and not images:
         raise ConfigError("--image-size is of images, which this network does not take.")
+    if images and (config.standardize or config.feature_columns):
+        raise ConfigError("--standardize and --feature-columns are of tables; this network takes images.")
+    if config.teacher and not (config.distill or task.labels == "teacher"):
+        raise ConfigError("--teacher goes with --distill SHARE, or with --task distillation.")
+    if config.temperature and not (config.distill or task.labels in ("teacher", "pairs")):
+        raise ConfigError("--temperature is of a teacher (--distill, --task distillation) or of --task contrastive.")
+    if config.dropout_layers and not config.dropout:
+        raise ConfigError("--dropout-layers goes with --dropout RATE.")
 
 
 # --- the model --------------------------------------------------------------------------------------------------------
@@ -247,7 +299,7 @@ def _loaded(
     path = pathlib.Path(config.model)
     softmax = dict.fromkeys(("class", "token classes", "next tokens", "masked tokens"), "Softmax")
     wanted = {**softmax, "classes": "Sigmoid"}.get(task.labels)
-    keeps = signature.ends_in in (None, wanted)
+    keeps = signature.ends_in in (None, wanted if config.head != "append" else None)
     model = onnxeqx.load(
         path,
         input_shapes=signature.input_shapes(size),
@@ -262,7 +314,8 @@ def _loaded(
 
 def _with_head(
     model: Any, config: TrainConfig, signature: Signature, task: Task, dataset: Dataset, inputs: Sequence[Any]
-) -> tuple[Any, TrainConfig]:
+) -> tuple[Any, TrainConfig, str]:
+    """The model with its new head; the configuration that gives it again; and the head's key path."""
     width = config.classes or len(dataset.class_names)
     if width != len(dataset.class_names):
         raise ConfigError(
@@ -272,17 +325,36 @@ def _with_head(
         raise ConfigError(f"--classes is {width}, but must be at least 2 for --task {task.name}.")
     key = jax.random.key(config.seed)
     if config.head == "append" or (config.head is None and _lacks_head(model, inputs, task)):
-        model = append_head(model, width, key=key, pool=task.labels != "token classes")
-        return model, dataclasses.replace(config, classes=width, head="classifier")
+        model = append_head(model, width, name=APPENDED, key=key, pool=task.labels != "token classes")
+        return model, dataclasses.replace(config, classes=width, head="append"), APPENDED
     head = find_head(model, inputs, head=config.head)
     model = replace_head(model, width, key=key, head=head, inputs=inputs)
-    rank = len(output_shape(model, inputs))
+    rank = len(_first_shape(model, inputs))
     if (rank == 3) != (task.labels == "token classes"):
         raise HeadError(
             f"With the head at {head}, the model's output has {rank} axes, which does not suit --task {task.name}; "
             "--head append puts a new layer behind the model's first output."
         )
-    return model, dataclasses.replace(config, classes=width, head=head)
+    return model, dataclasses.replace(config, classes=width, head=head), head
+
+
+def _check_width(model: Any, config: TrainConfig, task: Task, dataset: Dataset, inputs: Sequence[Any]) -> None:
+    """Refuses a head that is kept and is not for the classes, or numbers, of the data."""
+    if task.labels not in ("class", "classes", "numbers", "token classes"):
+        return
+    shape, count = _first_shape(model, inputs), len(dataset.class_names)
+    axis = 2 if task.labels == "token classes" else 1
+    width = shape[axis] if len(shape) > axis else 1
+    if width != count:
+        kind = "targets" if task.labels == "numbers" else "classes"
+        raise ConfigError(
+            f"--head keep: the network gives {width} numbers, but the data has {count} {kind}; leave --head out for a new one, "
+            "or say by --classes how many classes arrays have."
+        )
+
+
+def _first_shape(model: Any, inputs: Sequence[Any]) -> tuple[int, ...]:
+    return eqx.filter_eval_shape(lambda: first_output(model, tuple(map(_zeros, inputs)))).shape
 
 
 def _lacks_head(model: Any, inputs: Sequence[Any], task: Task) -> bool:
@@ -291,15 +363,18 @@ def _lacks_head(model: Any, inputs: Sequence[Any], task: Task) -> bool:
     return len(outputs) > 1 or (outputs[0].ndim == 3) != (task.labels == "token classes")
 
 
-def _adapted(model: Any, config: TrainConfig) -> tuple[Any, PyTree]:
+def _adapted(model: Any, config: TrainConfig, head: str | None) -> tuple[Any, PyTree]:
     """The model with all that is put in for training, and what of it is trained."""
-    head = config.head if config.head not in (None, "keep") else None
+
+    def paths(patterns: Sequence[str]) -> list[str]:
+        return [f"{head}.*" if head and pattern == "head" else pattern for pattern in patterns]
+
     if config.dropout:
         places = list(config.dropout_layers)
         if not places and head is None:
             raise ConfigError("--dropout is before the new head, which this run does not have; name --dropout-layers.")
         model = onnxeqx.insert_dropout(model, places or [str(head)], config.dropout, before=not places)
-    trainable = [f"{head}.*" if head and pattern == "head" else pattern for pattern in config.trainable]
+    trainable = paths(config.trainable)
     if config.lora:
         known = [
             path for path, layer in adaptable_layers(model).items() if path != head and getattr(layer, "groups", 1) == 1
@@ -312,7 +387,7 @@ def _adapted(model: Any, config: TrainConfig) -> tuple[Any, PyTree]:
         raise ConfigError("--lora-layers and --lora-alpha go with --lora RANK.")
     if config.batch_norm == "train":
         model = train_batch_norm(model)
-    mask = parameters(model, trainable=trainable or None, freeze=list(config.freeze) or None)
+    mask = parameters(model, trainable=trainable or None, freeze=paths(config.freeze) or None)
     check_mask(mask)
     return model, with_statistics(mask, model)
 
@@ -328,7 +403,13 @@ def _functions(
         raise ConfigError(f"--loss is {config.loss}, but must be one of {', '.join(known.losses)}.")
     if unknown := [name for name in config.metrics if name not in known.metrics]:
         raise ConfigError(f"--metrics has {unknown[0]}, but must be of {', '.join(known.metrics)}.")
+    if config.loss and task.labels not in LOSS_LABELS.get(config.loss, (task.labels,)):
+        raise ConfigError(
+            f"--loss is {config.loss}, which does not suit --task {task.name}; leave it out for the task's own."
+        )
     plain = known.losses[config.loss] if config.loss else task.loss
+    if config.smoothing and plain is not task.loss:
+        raise ConfigError(f"--smoothing is of the loss of --task {task.name} itself; leave out --loss or --smoothing.")
     if task.labels == "pairs" and config.loss is None and config.temperature is not None:
         plain = contrastive(config.temperature)
     loss = task.smoothed(config.smoothing) if config.smoothing and task.smoothed else plain

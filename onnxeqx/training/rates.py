@@ -66,9 +66,10 @@ class HeldState(NamedTuple):
 
 
 def hold_until(updates_by_pattern: Mapping[str, int]) -> optax.GradientTransformation:
-    """Sets gradients, or updates, to zero until so many updates are done: gradual unfreezing (https://arxiv.org/abs/1801.06146).
+    """Sets updates to zero until so many are done: gradual unfreezing (https://arxiv.org/abs/1801.06146).
 
-    Put it before an optimiser, whose averages of gradients then stay zero, and behind it, so that weights do not decay.
+    Put it behind an optimiser, whose averages of gradients are then those of the held weights when their time comes. Gradients
+    set to zero before it would leave Adam's second moment at zero, and its first updates would be several times too large.
 
     **Arguments:**
 

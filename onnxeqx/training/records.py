@@ -4,6 +4,7 @@ import dataclasses
 import io
 import pathlib
 import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -107,5 +108,5 @@ def _record(path: pathlib.Path, source: Any, row: int) -> Mapping[str, np.ndarra
     try:
         with np.load(io.BytesIO(source[row]), allow_pickle=False) as arrays:
             return dict(arrays)
-    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile, EOFError) as error:
+    except (OSError, ValueError, TypeError, RuntimeError, zipfile.BadZipFile, EOFError, zlib.error) as error:
         raise DataError(f"{path}: record {row} is no .npz archive of arrays: {error}.") from error

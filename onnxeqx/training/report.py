@@ -1,11 +1,12 @@
 """What a person sees of a run, and the history that programs read."""
 
 import json
+import math
 import pathlib
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Self
 
 import jax
@@ -42,7 +43,7 @@ class History:
     def __call__(self, event: Event) -> None:
         if isinstance(event, EpochDone):
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(_with(event.row, self.extra)) + "\n")
+                file.write(_json_line(_with(event.row, self.extra)))
 
     def rows(self) -> list[dict[str, float]]:
         """The rows so far; none when there is no file."""
@@ -54,7 +55,7 @@ class History:
         Rows are written before checkpoints, so a killed run may have one that its checkpoint does not know.
         """
         epoch = int(state.epoch) if int(state.step) else -1  # before the first step, even the first row comes again
-        kept = [json.dumps(row) + "\n" for row in self.rows() if row["epoch"] <= epoch]
+        kept = [_json_line(row) for row in self.rows() if row["epoch"] <= epoch]
         write_whole(self.path, "".join(kept))
         return state
 
@@ -88,10 +89,16 @@ class Timings:
 
 
 def json_lines(path: pathlib.Path) -> list[dict[str, float]]:
-    """The whole lines of a file of JSON lines; none when there is no file."""
+    """The whole lines of a file of JSON lines, `null` as NaN; none when there is no file."""
     if not path.exists():
         return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    lines = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.endswith("}")]
+    return [{name: math.nan if value is None else value for name, value in line.items()} for line in lines]
+
+
+def _json_line(row: Mapping[str, float]) -> str:
+    """JSON has no numbers that are not finite: they are `null`."""
+    return json.dumps({name: value if math.isfinite(value) else None for name, value in row.items()}) + "\n"
 
 
 class Progress:

@@ -1,5 +1,6 @@
 """Opens what networks of tables and of tokens are trained on; texts are in `text_data`."""
 
+import functools
 import pathlib
 from collections.abc import Mapping
 from typing import Any
@@ -13,16 +14,31 @@ from .datasets import Dataset, Selection
 from .errors import ConfigError
 from .labels import label_array, label_column, label_columns
 from .registry import registry
-from .rows import dataset_of_rows
+from .rows import NextTokens, dataset_of_rows
 from .signature import Signature
-from .tables import TABLE_SUFFIXES, Table, features, is_saved_dataset, numeric_columns, open_tables
+from .tables import (
+    TABLE_SUFFIXES,
+    Table,
+    features,
+    is_table,
+    numeric_columns,
+    open_tables,
+    read_lines,
+    standardization,
+    standardized,
+)
 from .tasks import UNLABELLED, Task
 from .text import token_input
-from .text_data import next_tokens, open_texts
+from .text_data import open_texts
 
 
-def open_rows(config: TrainConfig, signature: Signature, task: Task) -> Dataset:
+def open_rows(config: TrainConfig, signature: Signature, task: Task, left: Mapping[str, Any]) -> Dataset:
     """Opens the data of a network that takes rows of a table, tokens, or other arrays.
+
+    **Arguments:**
+
+    - `config`, `signature`, `task`: of the run.
+    - `left`: what an earlier run has left in its `preprocessing.json`, whose classes and features are then taken.
 
     **Raises:** `DataError` if the data is missing, damaged or does not suit network and task; `ConfigError` if an option that it
     needs is missing.
@@ -30,19 +46,20 @@ def open_rows(config: TrainConfig, signature: Signature, task: Task) -> Dataset:
     path = pathlib.Path(config.data)
     selection = Selection(config.validation_share, config.limit, config.seed)
     sources = registry().datasets
+    classes = tuple(left.get("class_names", ()))
     if config.data in sources:
         inputs, labels, names = sources[config.data]()
         rows = {name: np.reshape(inputs, (len(inputs), -1)).astype(np.float32) for name in list(signature.inputs)[:1]}
-        return _from_arrays(config, signature, task, selection, {**rows, "labels": labels}, tuple(names))
+        return _from_arrays(config, signature, task, selection, {**rows, "labels": labels}, classes or tuple(names))
     if are_arrays(path):
-        return _from_arrays(config, signature, task, selection, read_arrays(path))
-    if path.suffix == ".txt" and path.is_file():
-        table = Table(str(path), {"text": path.read_text(encoding="utf-8").splitlines()})
-        return open_texts(config, signature, task, selection, table, None)
-    if path.suffix in TABLE_SUFFIXES or path.is_dir() or is_saved_dataset(path):
+        return _from_arrays(config, signature, task, selection, read_arrays(path), classes)
+    if path.suffix.lower() == ".txt" and path.is_file():
+        return open_texts(config, signature, task, selection, read_lines(path), None, classes)
+    if is_table(path) or path.is_dir():
         training, validation = open_tables(path)
-        opener = open_texts if signature.kind == "tokens" else _from_table
-        return opener(config, signature, task, selection, training, validation)
+        if signature.kind == "tokens":
+            return open_texts(config, signature, task, selection, training, validation, classes)
+        return _from_table(config, signature, task, selection, training, validation, left)
     raise DataError(
         f"There is no data at {config.data}: give a table ({', '.join(TABLE_SUFFIXES)}), a folder of them, an .npz file, or one "
         f"of: {', '.join(sources)}."
@@ -69,15 +86,18 @@ def _from_arrays(
             f"--task {task.name} takes images, or pairs of texts in a table (--text-column first,second); {config.data} holds "
             "arrays."
         )
+    if config.standardize or config.feature_columns:
+        raise ConfigError(f"--standardize and --feature-columns are of tables; {config.data} holds arrays.")
     parts = []
     for inputs, labels in _named_parts(config, signature, task, arrays):
         origin = f"{config.data} (validation part)" if parts else config.data
         examples = _checked_inputs(origin, config, signature, inputs)
-        if task.labels == "next tokens" and labels is None:
-            labels = next_tokens(np.asarray(inputs[token_input(tuple(inputs))]))
         classes = config.classes if task.labels not in UNLABELLED else None
-        labels, names = label_array(origin, labels, task.labels, examples=examples, classes=classes, names=names)
-        parts.append((inputs if len(inputs) > 1 or signature.kind == "tokens" else next(iter(inputs.values())), labels))
+        if task.labels == "next tokens" and labels is None:
+            found: Any = NextTokens(inputs[token_input(tuple(inputs))])
+        else:
+            found, names = label_array(origin, labels, task.labels, examples=examples, classes=classes, names=names)
+        parts.append((inputs if len(inputs) > 1 or signature.kind == "tokens" else next(iter(inputs.values())), found))
     return dataset_of_rows(selection, parts[0], parts[1] if len(parts) > 1 else None, names)
 
 
@@ -89,18 +109,19 @@ def _named_parts(
     **Raises:** `DataError` if arrays are missing.
     """
     unlabelled = task.labels in ("next tokens", "teacher")  # which tokens were masked is not to be seen
+    if len(signature.inputs) == 1:
+        (name,) = signature.inputs
+        pairs = [named_pair(arrays, names, unlabelled=unlabelled) for names in (TRAINING_ARRAYS, VALIDATION_ARRAYS)]
+        if pairs[0] is not None:
+            return [({name: pair[0]}, pair[1]) for pair in pairs if pair is not None]
     inputs = {name: arrays[name] for name in signature.inputs if name in arrays}
     labels = next((arrays[name] for name in ("labels", "label", "y") if name in arrays), None)
-    if len(inputs) == len(signature.inputs) and (labels is not None or unlabelled):
-        return [(inputs, labels)]
-    pairs = [named_pair(arrays, names, unlabelled=unlabelled) for names in (TRAINING_ARRAYS, VALIDATION_ARRAYS)]
-    if len(signature.inputs) > 1 or pairs[0] is None:
+    if len(inputs) < len(signature.inputs) or (labels is None and not unlabelled):
         raise DataError(
             f"{config.data} has {', '.join(arrays)}; name its arrays as the network's inputs ({', '.join(signature.inputs)}) and "
             "labels, or x_train and y_train."
         )
-    (name,) = signature.inputs
-    return [({name: pair[0]}, pair[1]) for pair in pairs if pair is not None]
+    return [(inputs, labels)]
 
 
 def _checked_inputs(origin: str, config: TrainConfig, signature: Signature, inputs: Mapping[str, Any]) -> int:
@@ -147,9 +168,10 @@ def _from_table(
     selection: Selection,
     training: Table,
     validation: Table | None,
+    left: Mapping[str, Any],
 ) -> Dataset:
     """Numbers in columns, for a network that takes a row of them."""
-    columns = list(config.feature_columns) or numeric_columns(
+    columns = list(left.get("features") or config.feature_columns) or numeric_columns(
         training, label_columns(training, config.label_column, task.labels)
     )
     _, shape = next(iter(signature.inputs.values()))
@@ -158,15 +180,17 @@ def _from_table(
             f"The network takes {shape[-1]} features, but {training.origin} has {len(columns)} ({', '.join(columns)}); choose "
             "them by --feature-columns."
         )
-    labels, names = label_column(training, config.label_column, task.labels)
-    parts = [(features(training, columns), labels)]
+    labels, names = label_column(training, config.label_column, task.labels, left.get("class_names"))
+    description: dict[str, Any] = {"features": columns}
+    values = features
+    if config.standardize:
+        rows = range(len(training)) if validation is not None else selection.split(labels)[0]
+        numbers = (left["mean"], left["std"]) if left else standardization(training, columns, rows)
+        mean, deviation = map(np.asarray, numbers)
+        description |= {"mean": mean.tolist(), "std": deviation.tolist()}
+        values = functools.partial(standardized, mean=mean, deviation=deviation)
+    parts = [(values(training, columns), labels)]
     if validation is not None:
         held_out, _ = label_column(validation, config.label_column, task.labels, names)
-        parts.append((features(validation, columns), held_out))
-    description: dict[str, Any] = {"features": columns}
-    if config.standardize:
-        mean, deviation = parts[0][0].mean(0), parts[0][0].std(0)
-        deviation = np.where(deviation > 0, deviation, 1).astype(np.float32)
-        parts = [((values - mean) / deviation, labels) for values, labels in parts]
-        description |= {"mean": mean.tolist(), "std": deviation.tolist()}
+        parts.append((values(validation, columns), held_out))
     return dataset_of_rows(selection, parts[0], parts[1] if len(parts) > 1 else None, names, description)

@@ -2,12 +2,13 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, ClassVar
 
 import jax
 import numpy as np
 
 from .datasets import Dataset, Selection
+from .losses import IGNORED
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +75,32 @@ class MaskedRows:
         return {name: array[0] for name, array in self.inputs(ids, self.mask[row]).items()}, labels[0]
 
 
+@dataclasses.dataclass(frozen=True)
+class NextTokens:
+    """Labels of tokens: the one behind each, which the last does not have. Made where they are read, as `ids` may be large.
+
+    **Arguments:**
+
+    - `ids`: shape `(rows, positions)`, in memory or mapped into it.
+    """
+
+    ids: Any
+    ndim: ClassVar[int] = 2
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return np.append(np.asarray(self.ids[row])[1:], IGNORED).astype(np.int32)
+
+
+def _counted(labels: Any) -> np.ndarray:
+    """The rows that have something to learn: of token labels, those that are not ignored throughout."""
+    if isinstance(labels, np.ndarray) and labels.ndim == 2 and labels.dtype.kind == "i":
+        return np.flatnonzero((labels != IGNORED).any(1))
+    return np.arange(len(labels))
+
+
 def dataset_of_rows(
     selection: Selection,
     training: tuple[Any, Any],
@@ -84,11 +111,17 @@ def dataset_of_rows(
 ) -> Dataset:
     """A data set of whole arrays: its own validation part, or a share of the training part."""
     if validation is None:
-        rows = selection.split(list(training[1]))
+        kept, labels = _counted(training[1]), training[1]
+        parts = selection.split(labels if np.ndim(labels) == 1 else np.zeros(len(kept)))
+        rows = [kept[part].tolist() for part in parts]
         held_out, texts = training, (texts[0], texts[0])
     else:
         held_out = validation
-        rows = tuple(selection.limited(range(len(part[1]))) for part in (training, held_out))
+        rows = [selection.limited(_counted(part[1]).tolist()) for part in (training, held_out)]
     return Dataset(
-        Rows(*training, rows[0], texts[0]), Rows(*held_out, rows[1], texts[1]), names, dict(description or {})
+        Rows(*training, rows[0], texts[0]),
+        Rows(*held_out, rows[1], texts[1]),
+        names,
+        dict(description or {}),
+        held_out=validation is None,
     )

@@ -12,10 +12,21 @@ import jax.numpy as jnp
 import optax
 import rich.console
 
+from .._weights import write_whole
 from .checkpoint import Checkpoints
 from .config import TrainConfig
 from .errors import DivergedError
-from .folder import CHECKPOINTS, EVENTS, HISTORY, TIMINGS, alone_in, check_folder, open_folder, storage_errors
+from .folder import (
+    CHECKPOINTS,
+    EVENTS,
+    HISTORY,
+    PREPROCESSING,
+    TIMINGS,
+    alone_in,
+    check_folder,
+    open_folder,
+    storage_errors,
+)
 from .interrupt import stopping_on_signals
 from .leave import leave
 from .loop import Fitted, fit
@@ -73,9 +84,10 @@ def run(
     started = time.perf_counter()
     prepared = prepare(config)
     opened = time.perf_counter()
-    console.print(prepared.summary, highlight=False, soft_wrap=True)
+    console.print(prepared.summary, highlight=False, soft_wrap=True, markup=False)
     with alone_in(folder), storage_errors(folder):
         open_folder(folder, prepared.config, clear=force and not resume)
+        write_whole(folder / PREPROCESSING, prepared.description + "\n")
         fitted, best, history = _trained(prepared, folder, console)
         del fitted
         rows = history.rows()
@@ -127,11 +139,13 @@ def _trained(prepared: Prepared, folder: pathlib.Path, console: rich.console.Con
     return fitted, best, history
 
 
-def optimizer_of(prepared: Prepared) -> tuple[optax.Schedule, optax.GradientTransformation]:
-    """The learning rate by the number of updates, and the optimiser with all that goes around it."""
+def optimizer_of(
+    prepared: Prepared, schedule: optax.Schedule | None = None
+) -> tuple[optax.Schedule, optax.GradientTransformation]:
+    """The learning rate by the number of updates (that of the run, or another), and the optimiser with all that is around it."""
     config, steps = prepared.config, prepared.data.steps
-    schedule = config.schedule(config.epochs * steps)
-    head = f"{config.head}.*" if config.head not in (None, "keep") else "head"
+    schedule = schedule or config.schedule(config.epochs * steps)
+    head = f"{prepared.head}.*" if prepared.head else "head"
     optimizer = config.optimizer(schedule, epoch_updates=steps / config.grad_accum_steps, head=head)
     return schedule, following_statistics(optimizer, statistics_paths(prepared.model))
 
@@ -141,13 +155,15 @@ def new_state(prepared: Prepared, optimizer: optax.GradientTransformation) -> Tr
     return TrainState.create(prepared.model, optimizer, prepared.mask, metrics=prepared.metrics)
 
 
-def checkpoints_of(prepared: Prepared, folder: pathlib.Path) -> Checkpoints:
-    """The checkpoints in the folder of a run."""
+def checkpoints_of(prepared: Prepared, folder: pathlib.Path, *, read_only: bool = False) -> Checkpoints:
+    """The checkpoints in the folder of a run; to read them only, with whatever data."""
     return Checkpoints(
         folder / CHECKPOINTS,
         prepared.monitor,
         keep_best=prepared.config.keep_best,
         every_steps=prepared.config.checkpoint_steps,
+        facts=None if read_only else prepared.facts,
+        read_only=read_only,
     )
 
 

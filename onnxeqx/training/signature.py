@@ -13,6 +13,7 @@ from .._errors import DataError
 from .._load import GRAPH
 from .._read import read
 from ..runtime import canonical_dtype
+from .array_files import blocks
 from .errors import ConfigError
 
 Kind = Literal["images", "table", "tokens", "arrays"]
@@ -108,7 +109,7 @@ class Signature:
             for dtype, shape in self.inputs.values()
         )
 
-    def check_ids(self, origin: str, name: str, ids: np.ndarray) -> None:
+    def check_ids(self, origin: str, name: str, ids: Any) -> None:
         """Refuses tokens (or positions) that the network does not know, for which JAX would take others in silence.
 
         **Arguments:**
@@ -120,13 +121,15 @@ class Signature:
         **Raises:** `DataError`.
         """
         rows = self.embeddings.get(name)
-        if rows is None or not ids.size or int(ids.max()) < rows:
+        if rows is None:
             return
-        first = tuple(np.argwhere(ids >= rows)[0])
-        raise DataError(
-            f"{origin}: {name} of example {first[0]} holds the number {ids[first]}, which the network looks up in a table of "
-            f"{rows:,} rows: use the tokenizer that belongs to it, and a --max-length that it allows."
-        )
+        for first, block in blocks(ids):
+            if (unknown := np.argwhere((block < 0) | (block >= rows))).size:
+                place = tuple(unknown[0])
+                raise DataError(
+                    f"{origin}: {name} of example {first + place[0]} holds the number {block[place]}, which the network looks "
+                    f"up in a table of {rows:,} rows: use the tokenizer that belongs to it, and a --max-length that it allows."
+                )
 
 
 def _embedding_rows(value: ir.Value) -> int | None:

@@ -25,8 +25,8 @@ class TrainState(eqx.Module):
     - `opt_state`: of the optimiser, for `trainable`.
     - `step`: optimiser steps done, int32.
     - `epoch`: epochs completed, the evaluation included, int32.
-    - `totals`: sums over the examples of the present epoch: `examples`, `loss` and each metric; and `skipped`, the steps that
-      changed nothing as their gradients were not finite.
+    - `totals`: sums over the examples of the present epoch: `examples`, `loss` and each metric; and `skipped`, the steps in
+      a row, up to the present one, that changed nothing as their gradients were not finite.
     """
 
     trainable: PyTree

@@ -73,7 +73,7 @@ def make_train_step(
             _chosen(good, eqx.apply_updates(trainable, updates), trainable),
             _chosen(good, new_opt_state, backed_off(opt_state)),
             step + 1,
-            _chosen(good, added, totals | {"skipped": totals["skipped"] + 1}),
+            _chosen(good, added | {"skipped": jnp.int32(0)}, totals | {"skipped": totals["skipped"] + 1}),
         )
 
     def train_step(state: TrainState, batch: Batch) -> TrainState:

@@ -84,6 +84,27 @@ def read_table(path: pathlib.Path) -> Table:
         return _table(str(path), reader(path))
 
 
+def read_lines(path: pathlib.Path) -> Table:
+    """Reads a text file as a table of one column `text`, a line in each row; blank lines are left out.
+
+    **Raises:** `DataError` if it is not in UTF-8, or has no text.
+    """
+    try:
+        lines = [line for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    except ValueError as error:
+        raise DataError(f"{path} is not in UTF-8: {error}; convert it.") from error
+    if not lines:
+        raise DataError(f"{path} has no text.")
+    return Table(str(path), {"text": lines})
+
+
+def is_table(path: pathlib.Path) -> bool:
+    """Whether `open_tables` is for this: a table, a folder with a training table, or what `datasets` saved."""
+    if path.is_dir():
+        return is_saved_dataset(path) or any((path / f"{TRAINING_PART}{suffix}").is_file() for suffix in TABLE_SUFFIXES)
+    return path.suffix.lower() in TABLE_SUFFIXES
+
+
 def is_saved_dataset(folder: pathlib.Path) -> bool:
     """Whether Hugging Face `datasets` wrote the folder by `save_to_disk`."""
     files = {name for name in ("dataset_dict.json", "state.json", "dataset_info.json") if (folder / name).is_file()}
@@ -262,6 +283,31 @@ def features(table: Table, names: Sequence[str]) -> Float[np.ndarray, "rows feat
     **Raises:** `DataError` if a column is not there or not of numbers, or if a number is missing or not finite in float32.
     """
     return _side_by_side(table, names, FEATURE_OPTION)
+
+
+def standardization(table: Table, names: Sequence[str], rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
+    """The mean and the standard deviation of columns; a column that does not vary has the deviation 1.
+
+    **Arguments:**
+
+    - `table`, `names`: as of `features`.
+    - `rows`: those that count.
+
+    **Returns:** two arrays of shape `(features,)`, float64: sums in float32 are wrong by far after 100,000 rows.
+    """
+    chosen = np.stack([np.asarray(table.column(name, FEATURE_OPTION), np.float64)[list(rows)] for name in names], 1)
+    mean, deviation = chosen.mean(0), chosen.std(0)
+    return mean, np.where(deviation > 1e-6 * np.abs(mean), deviation, 1.0)
+
+
+def standardized(
+    table: Table, names: Sequence[str], mean: np.ndarray, deviation: np.ndarray
+) -> Float[np.ndarray, "rows features"]:
+    """`features` without their mean, divided by their deviation; rounded to float32 only then."""
+    features(table, names)  # which refuses what is missing or not finite
+    columns = zip(names, np.asarray(mean), np.asarray(deviation), strict=True)
+    parts = [(np.asarray(table.column(name, FEATURE_OPTION), np.float64) - m) / d for name, m, d in columns]
+    return np.stack(parts, 1).astype(np.float32)
 
 
 def targets(table: Table, columns: Sequence[str]) -> Float[np.ndarray, "rows targets"]:

@@ -16,6 +16,15 @@ Labels = Literal["class", "classes", "numbers", "token classes", "next tokens", 
 UNLABELLED: frozenset[Labels] = frozenset({"next tokens", "masked tokens", "pairs", "teacher"})
 """Kinds of labels that are not in the data."""
 
+LOSS_LABELS: Mapping[str, tuple[Labels, ...]] = {
+    "cross-entropy": ("class",),
+    "binary-cross-entropy": ("classes",),
+    "squared-error": ("numbers",),
+    "absolute-error": ("numbers",),
+    "huber": ("numbers",),
+}
+"""Of the built-in losses, the kinds of labels that they are for."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Task:

@@ -7,7 +7,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int
 
 from .._errors import DataError
 from .config import TrainConfig
@@ -15,7 +14,7 @@ from .datasets import Dataset, Selection
 from .errors import ConfigError
 from .labels import chosen_column, label_column
 from .losses import IGNORED
-from .rows import MaskedRows, dataset_of_rows
+from .rows import MaskedRows, NextTokens, dataset_of_rows
 from .signature import Signature
 from .tables import Table
 from .tasks import Task
@@ -33,16 +32,20 @@ def open_texts(
     selection: Selection,
     training: Table,
     validation: Table | None,
+    classes: tuple[str, ...] = (),
 ) -> Dataset:
-    """Texts in a column, for a network that takes their tokens."""
+    """Texts in a column, for a network that takes their tokens; `classes` are those of an earlier run."""
     if config.tokenizer is None:
         raise ConfigError("A network of tokens needs the tokenizer.json that belongs to it: --tokenizer FILE.")
+    _, (_, fixed) = signature.inputs[token_input(tuple(signature.inputs))]
+    if fixed not in (0, config.max_length):
+        raise ConfigError(f"--max-length is {config.max_length}, but {config.model} takes {fixed} tokens.")
     tokenizer = Tokenizer(pathlib.Path(config.tokenizer), config.max_length)
     texts = _Texts(config, signature, task, tokenizer)
     description = {"tokenizer": "tokenizer.json", "max_length": config.max_length}
     if task.labels == "masked tokens":
         return texts.masked(selection, training, validation, description)
-    first = texts.part(training)
+    first = texts.part(training, classes)
     second = None if validation is None else texts.part(validation, first.names)
     return dataset_of_rows(
         selection,
@@ -58,7 +61,7 @@ class _Part(NamedTuple):
     """A table as arrays; the names of its classes; what people are shown of each row."""
 
     inputs: Any
-    labels: np.ndarray
+    labels: Any
     names: tuple[str, ...]
     shown: Sequence[str] | None
 
@@ -95,6 +98,11 @@ class _Texts:
             )
         names = tuple(self.signature.inputs)
         vocabulary = self.signature.embeddings.get(token_input(names), tokenizer.vocabulary_size)
+        if tokenizer.mask_id >= vocabulary:
+            raise ConfigError(
+                f"The mask token of {self.config.tokenizer} is number {tokenizer.mask_id}, but the network knows {vocabulary:,}; "
+                "give the tokenizer that belongs to it."
+            )
         hide = functools.partial(
             masked,
             share=self.config.mask_share,
@@ -103,10 +111,14 @@ class _Texts:
             special=tokenizer.special_ids,
         )
         parts = [tokenizer(self._columns(table)[0]) for table in (training, validation) if table is not None]
+        special = list(tokenizer.special_ids)
+        kept = [np.flatnonzero(((part.mask != 0) & ~np.isin(part.ids, special)).any(1)) for part in parts]
+        if not all(map(len, kept)):
+            raise DataError(f"{training.origin} has no text with a token to hide.")
         if len(parts) == 1:
-            rows = selection.split([0] * len(parts[0].ids))
+            rows = [kept[0][part].tolist() for part in selection.split([0] * len(kept[0]))]
         else:
-            rows = [selection.limited(range(len(part.ids))) for part in parts]
+            rows = [selection.limited(part.tolist()) for part in kept]
         for table, part in zip((training, validation), parts, strict=False):
             assert table is not None
             self._inputs(table, part)  # which refuses tokens that the network does not know
@@ -115,12 +127,16 @@ class _Texts:
             MaskedRows(part.ids, part.mask, inputs, hide, row)
             for part, row in zip((parts[0], parts[-1]), rows, strict=True)
         )
-        return Dataset(first, second, (), description)
+        return Dataset(first, second, (), description, held_out=len(parts) == 1)
 
     def _labelled(self, table: Table, names: tuple[str, ...]) -> _Part:
         texts, pairs = self._columns(table)
-        labels, names = label_column(table, self.config.label_column, self.task.labels, names or None)
-        return _Part(self._inputs(table, self.tokenizer(texts, pairs)), labels, names, texts)
+        encoded = self.tokenizer(texts, pairs)
+        if self.task.labels == "teacher":  # of a model that gives something for each token, padding does not count
+            labels = np.where(encoded.mask, 0, IGNORED).astype(np.int32)
+        else:
+            labels, names = label_column(table, self.config.label_column, self.task.labels, names or None)
+        return _Part(self._inputs(table, encoded), labels, names, texts)
 
     def _pairs(self, table: Table, names: tuple[str, ...]) -> _Part:
         texts, others = self._columns(table)
@@ -134,7 +150,7 @@ class _Texts:
     def _blocks(self, table: Table, names: tuple[str, ...]) -> _Part:
         ids = blocks(self.tokenizer, self._columns(table)[0])
         return _Part(
-            self._inputs(table, Encoded(ids, np.ones_like(ids), np.zeros_like(ids))), next_tokens(ids), names, None
+            self._inputs(table, Encoded(ids, np.ones_like(ids), np.zeros_like(ids))), NextTokens(ids), names, None
         )
 
     def _tagged(self, table: Table, names: tuple[str, ...]) -> _Part:
@@ -143,11 +159,11 @@ class _Texts:
         words = _word_lists(table, word_column, "--text-column")
         own = table.class_names.get(column)
         tags = [
-            [own[tag] if own and isinstance(tag, int) and 0 <= tag < len(own) else str(tag) for tag in line]
-            for line in _word_lists(table, column, "--label-column")
+            [_tag(table, column, row, tag, own) for tag in line]
+            for row, line in enumerate(_word_lists(table, column, "--label-column"))
         ]
         names = names or own or _tag_names(tags)
-        numbers = {name: number for number, name in enumerate(names)}
+        numbers: dict[str | None, int] = {None: IGNORED, **{name: number for number, name in enumerate(names)}}
         for row, line in enumerate(tags):
             if unknown := [tag for tag in line if tag not in numbers]:
                 raise DataError(
@@ -189,9 +205,23 @@ def _word_lists(table: Table, column: str, option: str) -> list[list[Any]]:
     return lines
 
 
-def _tag_names(tags: Sequence[Sequence[str]]) -> tuple[str, ...]:
+def _tag(table: Table, column: str, row: int, tag: Any, own: Sequence[str] | None) -> str | None:
+    """The name of a word's class; `None` for -100, which does not count."""
+    if tag in (IGNORED, str(IGNORED)):
+        return None
+    if isinstance(tag, str):
+        return tag
+    if not isinstance(tag, int) or tag < 0 or (own is not None and tag >= len(own)):
+        raise DataError(
+            f"{table.origin}: a label in column {column!r} (--label-column) is {'missing' if tag is None else tag} in row {row} "
+            "(the first is 0), but must be the name or the number of a class, or -100; correct or remove the row."
+        )
+    return str(tag) if own is None else own[tag]
+
+
+def _tag_names(tags: Sequence[Sequence[str | None]]) -> tuple[str, ...]:
     """All that occur, in their order; whole numbers are the classes from 0 on."""
-    found = {tag for line in tags for tag in line}
+    found = {tag for line in tags for tag in line if tag is not None}
     if all(tag.isdecimal() for tag in found):
         return tuple(str(number) for number in range(max(map(int, found), default=0) + 1))
     return tuple(sorted(found))
@@ -199,8 +229,3 @@ def _tag_names(tags: Sequence[Sequence[str]]) -> tuple[str, ...]:
 
 def _masked_inputs(names: Sequence[str], ids: np.ndarray, mask: np.ndarray) -> dict[str, np.ndarray]:
     return model_inputs(names, Encoded(ids, mask, np.zeros_like(ids)))
-
-
-def next_tokens(ids: Int[np.ndarray, "blocks positions"]) -> Int[np.ndarray, "blocks positions"]:
-    """The token behind each, which the last of a block does not have."""
-    return np.concatenate([ids[:, 1:], np.full_like(ids[:, :1], IGNORED)], 1).astype(np.int32)

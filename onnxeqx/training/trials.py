@@ -1,5 +1,6 @@
 """Short trials before a run, which keep nothing: a dry run, one batch by heart, a search for a learning rate."""
 
+import dataclasses
 import pathlib
 import tempfile
 from collections.abc import Iterator
@@ -18,7 +19,6 @@ from .errors import DivergedError
 from .prepare import Prepared, prepare
 from .run import new_state, optimizer_of
 from .state import TrainState
-from .statistics import following_statistics, statistics_paths
 from .step import make_eval_step, make_train_step
 
 OVERFIT_STEPS, FINDER_STEPS = 100, 100
@@ -59,7 +59,7 @@ def overfit_one_batch(config: TrainConfig, *, console: rich.console.Console, ste
     **Returns:** the loss of each step.
     """
     prepared = prepare(config)
-    optimizer = following_statistics(config.optimizer(config.lr), statistics_paths(prepared.model))
+    _, optimizer = optimizer_of(prepared, optax.constant_schedule(config.lr))
     losses = _differences(_steps(prepared, optimizer, steps))
     console.print(f"one batch, {steps} steps: loss {losses[0]:.4f} → {losses[-1]:.4f}", highlight=False)
     return losses
@@ -70,9 +70,8 @@ def find_lr(config: TrainConfig, *, console: rich.console.Console, steps: int = 
 
     **Returns:** the rate at which the smoothed loss fell fastest.
     """
-    prepared = prepare(config)
-    schedule = optax.exponential_decay(_LOWEST, steps, _HIGHEST / _LOWEST)
-    optimizer = following_statistics(config.optimizer(schedule), statistics_paths(prepared.model))
+    prepared = prepare(dataclasses.replace(config, grad_accum_steps=1))  # so that each step has a rate of its own
+    schedule, optimizer = optimizer_of(prepared, optax.exponential_decay(_LOWEST, steps, _HIGHEST / _LOWEST))
     losses = _differences(_steps(prepared, optimizer, steps, fresh=True))
     smoothed = _smoothed(losses)
     # The first tenth is noise: rates so low change nothing.
@@ -129,10 +128,12 @@ def _mean_loss(state: TrainState) -> float:
 
 
 def _differences(states: Iterator[TrainState]) -> list[float]:
-    """The mean loss of each step, from sums that grow."""
+    """The mean loss of each step, from sums that grow; a step that was skipped has that of the one before."""
     sums = np.array([(0, 0), *((float(state.totals["loss"]), int(state.totals["examples"])) for state in states)])
     steps = np.diff(sums, axis=0)
-    return (steps[:, 0] / np.maximum(steps[:, 1], 1)).tolist()
+    losses = steps[:, 0] / np.maximum(steps[:, 1], 1)
+    taken = np.maximum.accumulate(np.where(steps[:, 1] > 0, np.arange(len(losses)), 0))
+    return losses[taken].tolist()
 
 
 def _rate(schedule: optax.Schedule, step: int) -> float:

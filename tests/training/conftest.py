@@ -54,6 +54,21 @@ def colours(count: int, seed: int, classes: int = 3) -> Arrays:
     return Arrays(images, labels)
 
 
+@pytest.fixture(scope="session", autouse=True)
+def compilation_cache(tmp_path_factory):
+    """Whole runs of the same small network compile the same few programs again and again: once for each worker is enough.
+
+    Other processes do not share it, as a killed one may leave half an entry.
+    """
+    folder = tmp_path_factory.mktemp("compilation_cache")
+    before = jax.config.jax_persistent_cache_min_compile_time_secs
+    jax.config.update("jax_compilation_cache_dir", str(folder))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
+    yield folder
+    jax.config.update("jax_compilation_cache_dir", None)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", before)
+
+
 @pytest.fixture
 def net() -> Net:
     return Net()

@@ -1,6 +1,7 @@
 import dataclasses
 import json
 
+import jax.numpy as jnp
 import pytest
 
 from onnxeqx.training import ConfigError, TrainConfig
@@ -32,10 +33,16 @@ def test_written_configuration_reads_back_equal(tmp_path):
         ({"seed": -1}, r"--seed is -1"),
         ({"std": (1.0, 0.0)}, r"--std is \(1.0, 0.0\)"),
         ({"mean": ()}, r"--mean is \(\)"),
-        ({"epochs": "five"}, r"--epochs cannot be 'five'"),
-        ({"epochs": 2.5}, r"--epochs cannot be 2.5"),
-        ({"epochs": True}, r"--epochs cannot be True"),
-        ({"freeze": "stem"}, r"--freeze cannot be 'stem'"),
+        ({"epochs": "five"}, r"--epochs is 'five', but must be a whole number"),
+        ({"epochs": 2.5}, r"--epochs is 2.5, but must be a whole number"),
+        ({"epochs": True}, r"--epochs is True, but must be a whole number"),
+        ({"freeze": "stem"}, r"--freeze is 'stem', but must be a list"),
+        (
+            {"mean": [127.0]},
+            r"--mean is \(127.0,\), in units of 0 to 255, but --std is the default, in units of 0 to 1",
+        ),
+        ({"std": [58.0]}, r"--std is \(58.0,\), in units of 0 to 255, but --mean is the default"),
+        ({"opt": "sgd", "opt_args": ["nesterov"]}, r"--opt-args 'nesterov' is not of the form name=value"),
         ({"learning_rate": 1.0}, r"Unknown training option learning_rate; known are model, data"),
     ],
 )
@@ -45,9 +52,21 @@ def test_a_wrong_value_is_one_sentence(values, message):
 
 
 def test_integers_serve_as_floats_and_lists_as_tuples():
-    config = TrainConfig.from_dict(REQUIRED | {"lr": 1, "mean": [127], "head": None})
+    config = TrainConfig.from_dict(REQUIRED | {"lr": 1, "mean": [127], "std": [128], "head": None})
     assert config.lr == 1.0
     assert config.mean == (127.0,)
+
+
+@pytest.mark.parametrize("spelling", ["nesterov=true", "nesterov=True"])
+def test_arguments_of_the_optimiser_are_written_as_in_toml_or_python(spelling):
+    with_momentum = TrainConfig(**REQUIRED, opt="sgd", opt_args=("momentum=0.9", spelling))
+    plain = TrainConfig(**REQUIRED, opt="sgd", opt_args=("momentum=0.9",))
+    gradient, weight = jnp.ones(3), jnp.ones(3)
+    updates = []
+    for config in (with_momentum, plain):
+        optimizer = config.optimizer(0.1)
+        updates.append(optimizer.update(gradient, optimizer.init(weight), weight)[0])
+    assert (updates[0] < updates[1]).all()
 
 
 def test_a_missing_name_is_named():

@@ -43,9 +43,10 @@ print(json.dumps(found))
 
 def run(folder, epochs: int, *counts: int):
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
+    cache = {"JAX_COMPILATION_CACHE_DIR": folder.parent / "cache", "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0"}
     words = [sys.executable, "-c", RUN, folder, epochs, *counts]
     done = subprocess.run(
-        [str(word) for word in words], env=os.environ | {"XLA_FLAGS": flags}, capture_output=True, text=True
+        [str(word) for word in words], env=os.environ | {"XLA_FLAGS": flags} | cache, capture_output=True, text=True
     )
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout.splitlines()[-1])

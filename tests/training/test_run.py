@@ -29,6 +29,7 @@ FILES = {
     "checkpoints",
     "config.json",
     "history.jsonl",
+    "timings.jsonl",
     "model",
     "model.onnx",
     "preprocessing.json",
@@ -416,7 +417,7 @@ def test_options_come_from_a_file_and_from_the_command_line(files, tmp_path):
         ('opt = "sgd"\nopt_args = ["decay=1"]', r"--opt-args has 'decay', but optax.sgd takes momentum"),
         ("clip_grad = 0", r"--clip-grad is 0.0, but must be above 0"),
         ("smoothing = 1", r"--smoothing is 1.0"),
-        ("model_ema = 1", r"--model-ema cannot be 1"),
+        ("model_ema = 1", r"--model-ema is 1, but must be true or false"),
         ("patience = 0", r"--patience is 0"),
     ],
 )

@@ -315,6 +315,13 @@ def test_losses_metrics_tasks_and_data_of_plugins(files, tmp_path):
             r"--class-weights is of one class",
         ),
         ({"--loss": "hinge"}, r"--loss is hinge, but must be one of cross-entropy, "),
+        ({"--loss": "huber"}, r"--loss is huber, which does not suit --task classification"),
+        ({"--teacher": "none.onnx"}, r"--teacher goes with --distill SHARE, or with --task distillation"),
+        (
+            {"--temperature": 2},
+            r"--temperature is of a teacher \(--distill, --task distillation\) or of --task contrastive",
+        ),
+        ({"--dropout-layers": "dense"}, r"--dropout-layers goes with --dropout RATE"),
         ({"--metrics": "bleu"}, r"--metrics has bleu, but must be of accuracy, "),
         ({"--eval-metric": "bleu"}, r"--eval-metric is bleu, but this run has loss, accuracy"),
         ({"--flip": 0.5}, r"are of images, which this network does not take"),
