@@ -102,14 +102,15 @@ def main() -> None:
     generator = onnxeqx.load(options.model) if options.model else onnxeqx.load_model(fresh)
     discriminator = onnxeqx.load_model(mlp([PIXELS, 256, 128, 1], "Identity", seed=1))
 
-    noise = jax.random.normal(jax.random.key(1), (len(digits), NOISE))
+    noise_key, steps_key = jax.random.split(jax.random.key(1))
+    noise = jax.random.normal(noise_key, (len(digits), NOISE))
     before = frechet_distance(digits, np.asarray(generator(noise)))
     models = (generator, discriminator)
     states: Any = tuple(OPTIMIZER.init(eqx.filter(model, eqx.is_inexact_array)) for model in models)
     random = np.random.default_rng(0)
     for number in range(1000 if options.short else options.steps):
         real = jnp.asarray(digits[random.integers(len(digits), size=BATCH)])
-        models, states = step(models, states, real, jax.random.key(number))
+        models, states = step(models, states, real, jax.random.fold_in(steps_key, number))
     generator, discriminator = models
     generated = np.asarray(generator(noise))
     told = float(jnp.mean(discriminator(digits) > 0) + jnp.mean(discriminator(generated) < 0)) / 2

@@ -85,8 +85,9 @@ def main() -> None:
     if (options.model is None) != (options.tokenizer is None):
         parser.error("a model needs its own tokenizer, so give both --model and --tokenizer or none")
 
-    graph = (onnx.load(options.model, load_external_data=False) if options.model else small_gpt2()).graph
-    base = onnxeqx.load(options.model) if options.model else onnxeqx.load_model(small_gpt2())
+    proto = onnx.load(options.model, load_external_data=False) if options.model else small_gpt2()
+    graph = proto.graph
+    base = onnxeqx.load(options.model) if options.model else onnxeqx.load_model(proto)
     model = onnxeqx.lora(base, options.layers, rank=options.rank, key=jax.random.key(0))
     trainable, frozen = eqx.partition(model, onnxeqx.parameters(model, trainable="*.lora_*"))
     count, total = (sum(leaf.size for leaf in jax.tree.leaves(tree)) for tree in (trainable, base))

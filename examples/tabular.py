@@ -42,19 +42,20 @@ def fine_tune(model: Any, features: np.ndarray, labels: np.ndarray, *, steps: in
     optimizer = optax.adamw(3e-3)
 
     @eqx.filter_value_and_grad
-    def loss_and_grads(trainable):
+    def loss_and_grads(trainable, frozen, features, labels):
         probabilities = eqx.combine(trainable, frozen)(features)
-        return cross_entropy_from_probabilities(probabilities, jnp.asarray(labels)).mean()
+        return cross_entropy_from_probabilities(probabilities, labels).mean()
 
     @eqx.filter_jit
-    def step(trainable, opt_state):
-        loss, grads = loss_and_grads(trainable)
+    def step(trainable, frozen, opt_state, features, labels):
+        loss, grads = loss_and_grads(trainable, frozen, features, labels)
         updates, opt_state = optimizer.update(grads, opt_state, trainable)
         return eqx.apply_updates(trainable, updates), opt_state, loss
 
     opt_state = optimizer.init(trainable)
+    batch = jnp.asarray(features), jnp.asarray(labels)
     for _ in range(steps):
-        trainable, opt_state, _ = step(trainable, opt_state)
+        trainable, opt_state, _ = step(trainable, frozen, opt_state, *batch)
     return eqx.combine(trainable, frozen)
 
 

@@ -133,7 +133,7 @@ def test_the_code_in_the_docs_of_training_runs(tmp_path, monkeypatch):
     exec("\n".join(blocks), found)
     assert [row["epoch"] for row in found["history"]] == [0, 1, 2]
     images = np.zeros((4, 3, 64, 64), np.float32)
-    *_, value = found["step"](found["trainable"], found["state"], images, np.zeros(4, np.int32))
+    *_, value = found["step"](found["trainable"], found["frozen"], found["state"], images, np.zeros(4, np.int32))
     assert np.isfinite(value)
     served = onnxruntime.InferenceSession(tmp_path / "two.onnx").run(None, {"input": images})[0]
     np.testing.assert_allclose(served, found["model"](images), rtol=1e-3, atol=1e-4)

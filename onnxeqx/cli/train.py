@@ -66,8 +66,8 @@ def train(
     config: Annotated[
         pathlib.Path | None,
         typer.Option(
-            help="A TOML file of options by these names (with _ for -), or the config.json of a run; what is given here as well "
-            "counts.",
+            help="A TOML file of options by these names (with _ for -), or the config.json of a run. Options on the command line "
+            "override it.",
             show_default=False,
             rich_help_panel=RUN,
         ),
@@ -94,7 +94,7 @@ def train(
         bool,
         typer.Option(
             "--overfit-one-batch",
-            help="Train on the first batch alone, which must learn it by heart; keep nothing.",
+            help="Train on the first batch alone, which the network must learn by heart; keep nothing.",
             rich_help_panel=RUN,
         ),
     ] = False,

@@ -38,8 +38,8 @@ from .state import check_mask
 from .statistics import freeze_batch_norm, train_batch_norm, with_statistics
 from .tasks import LOSS_LABELS, Task, from_logits
 
-APPENDED = "classifier"
-"""The key path of a head that is put behind an encoder."""
+APPENDED = ("classifier", *(f"classifier{number}" for number in range(2, 100)))
+"""Key paths of a head that is put behind an encoder: the first that the model does not have."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -325,8 +325,10 @@ def _with_head(
         raise ConfigError(f"--classes is {width}, but must be at least 2 for --task {task.name}.")
     key = jax.random.key(config.seed)
     if config.head == "append" or (config.head is None and _lacks_head(model, inputs, task)):
-        model = append_head(model, width, name=APPENDED, key=key, pool=task.labels != "token classes")
-        return model, dataclasses.replace(config, classes=width, head="append"), APPENDED
+        fields = {path.split(".")[0] for path in onnxeqx.key_paths(model)}
+        name = next(name for name in APPENDED if name not in fields)
+        model = append_head(model, width, name=name, key=key, pool=task.labels != "token classes")
+        return model, dataclasses.replace(config, classes=width, head="append"), name
     head = find_head(model, inputs, head=config.head)
     model = replace_head(model, width, key=key, head=head, inputs=inputs)
     rank = len(_first_shape(model, inputs))

@@ -295,9 +295,10 @@ def standardization(table: Table, names: Sequence[str], rows: Sequence[int]) -> 
 
     **Returns:** two arrays of shape `(features,)`, float64: sums in float32 are wrong by far after 100,000 rows.
     """
-    chosen = np.stack([np.asarray(table.column(name, FEATURE_OPTION), np.float64)[list(rows)] for name in names], 1)
-    mean, deviation = chosen.mean(0), chosen.std(0)
-    return mean, np.where(deviation > 1e-6 * np.abs(mean), deviation, 1.0)
+    features(table, names)  # which refuses what is missing or not finite
+    chosen = [np.asarray(table.column(name, FEATURE_OPTION), np.float64)[list(rows)] for name in names]
+    mean, deviation = np.array([column.mean() for column in chosen]), np.array([column.std() for column in chosen])
+    return mean, np.where(deviation > 1e-10 * np.abs(mean), deviation, 1.0)
 
 
 def standardized(

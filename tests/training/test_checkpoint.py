@@ -1,4 +1,5 @@
 import logging
+import math
 import pathlib
 
 import equinox as eqx
@@ -6,7 +7,7 @@ import jax
 import numpy as np
 import pytest
 
-from onnxeqx.training import CheckpointError, Checkpoints, EpochDone, StepDone, TrainState, adamw, fit
+from onnxeqx.training import CheckpointError, Checkpoints, EpochDone, Monitor, StepDone, TrainState, adamw, fit
 
 from .conftest import Net
 from .test_fit import bits
@@ -74,6 +75,34 @@ def test_best_is_kept_apart_from_last(net, data, tmp_path):
         checkpoints(EpochDone(make_state(net, optimizer, 4), 4, {"val_accuracy": 0.8}))
         assert checkpoints.steps("best") == [1]
         assert int(checkpoints.restore(make_state(net, optimizer, 0), "best").step) == 1
+
+
+def test_of_equal_ones_the_older_is_best_however_many_are_kept(net, tmp_path):
+    optimizer = adamw(0.05)
+    with Checkpoints(tmp_path, keep_best=2) as checkpoints:
+        for step, value in enumerate((0.5, 0.9, 0.9, 0.8)):
+            checkpoints(EpochDone(make_state(net, optimizer, step), step, {"val_accuracy": value}))
+        assert checkpoints.steps("best") == [1, 2]
+        assert int(checkpoints.restore(make_state(net, optimizer), "best").step) == 1
+
+
+def test_what_is_no_number_is_never_best(net, tmp_path):
+    optimizer = adamw(0.05)
+    with Checkpoints(tmp_path, Monitor("val_loss", larger_is_better=False)) as checkpoints:
+        for step, value in enumerate((math.nan, 0.7, math.nan, 0.8)):
+            checkpoints(EpochDone(make_state(net, optimizer, step), step, {"val_loss": value}))
+        assert checkpoints.steps("best") == [1]
+    rows = [{"epoch": epoch, "val_loss": value} for epoch, value in enumerate((math.nan, 0.7, math.nan, 0.7))]
+    assert Monitor("val_loss", larger_is_better=False).best(rows)["epoch"] == 1
+
+
+def test_a_state_behind_a_step_that_is_not_finite_is_not_saved(net, tmp_path):
+    optimizer = adamw(0.05)
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(make_state(net, optimizer, 3))
+        bad = eqx.tree_at(lambda s: s.totals["skipped"], make_state(net, optimizer, 4), jax.numpy.int32(1))
+        checkpoints.save(bad)
+        assert checkpoints.steps() == [3]
 
 
 def make_state(net, optimizer, step=0, mask=None, epoch=0):

@@ -79,3 +79,11 @@ def test_limit_draws_by_seed_and_keeps_the_order():
     assert drawn == sorted(drawn) == limited(range(100), 10, seed=0)
     assert drawn != limited(range(100), 10, seed=1)
     assert limited(range(5), 10, seed=0) == limited(range(5), None, seed=0) == [0, 1, 2, 3, 4]
+
+
+def test_a_share_of_many_small_classes_is_held_out():
+    labels = np.repeat(np.arange(50), 2).tolist()
+    training, validation = hold_out(labels, 0.2, seed=0)
+    assert len(validation) == 20
+    assert sorted(training + validation) == list(range(100))
+    assert {labels[index] for index in training} == set(range(50))

@@ -1,3 +1,5 @@
+import json
+import pickle
 import sys
 
 import numpy as np
@@ -5,7 +7,7 @@ import PIL.Image
 import pytest
 
 from onnxeqx import DataError
-from onnxeqx.training import ConfigError, Preprocessing, Selection, open_dataset
+from onnxeqx.training import Augmentation, ConfigError, Preprocessing, Selection, open_dataset
 
 PLAIN = Preprocessing(4, 4)
 
@@ -235,6 +237,77 @@ def test_arrays_that_do_not_fit_are_one_sentence(tmp_path, arrays, message):
     normalised = Preprocessing(4, 4, mean=(0.5,), std=(0.5,))
     with pytest.raises(DataError, match=message):
         opened(npz(tmp_path, **arrays), classes=3, preprocess=normalised)
+
+
+def test_floats_may_exceed_one_by_a_little_and_the_training_part_decides(tmp_path):
+    bright = IMAGES / 255
+    bright[0, 0, 0] = 1.0000001
+    expected = opened(npz(tmp_path, x=IMAGES, y=LABELS, x_test=IMAGES, y_test=LABELS)).validation[3][0]
+    found = opened(npz(tmp_path, x=bright, y=LABELS, x_test=bright * 0.5, y_test=LABELS)).validation[3][0]
+    np.testing.assert_allclose(found, expected * 0.5, atol=0.005)
+    dark = opened(npz(tmp_path, x=IMAGES * 1.0, y=LABELS, x_test=(IMAGES > 128) * 1.0, y_test=LABELS))
+    assert dark.validation[3][0].max() < 0.005  # 1 of 255, as in the training part
+
+
+def test_pixels_that_are_normalised_already_are_not_augmented(tmp_path):
+    data = npz(tmp_path, x=np.random.default_rng(0).normal(size=(10, 4, 4)), y=LABELS)
+    with pytest.raises(ConfigError, match="normalised already, which augmentation does not take"):
+        open_dataset(str(data), PLAIN, classes=3, selection=Selection(), augment=Augmentation(flip=0.5))
+
+
+def test_maps_of_files_go_to_worker_processes_by_their_path(tmp_path):
+    np.save(tmp_path / "x.npy", IMAGES)
+    np.save(tmp_path / "y.npy", LABELS)
+    dataset = opened(tmp_path)
+    pickled = pickle.dumps(dataset.training.images)
+    assert len(pickled) < 300
+    np.testing.assert_array_equal(pickle.loads(pickled)[3], IMAGES[3])
+    assert isinstance(dataset.training.images.array, np.memmap)
+
+
+def test_images_of_a_saved_data_set(folder, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    files = sorted(folder.rglob("*.png"))
+    images = [{"bytes": file.read_bytes(), "path": None} for file in files]
+    kinds = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["blue", "red"])}
+    rows = {"image": images, "label": [int(file.parent.name == "red") for file in files]}
+    datasets.Dataset.from_dict(rows, features=datasets.Features(kinds)).save_to_disk(tmp_path / "saved")
+    dataset = opened(tmp_path / "saved")
+    assert dataset.class_names == ("blue", "red")
+    for image, label in parts(dataset)[0]:
+        np.testing.assert_allclose(image[:, 0, 0], [label, 0, 1 - label])
+    rows["image"][4] = {"bytes": b"no image", "path": None}
+    datasets.Dataset.from_dict(rows, features=datasets.Features(kinds)).save_to_disk(tmp_path / "damaged")
+    with pytest.raises(DataError, match=r"The image .*damaged.*, row 4 cannot be decoded"):
+        parts(opened(tmp_path / "damaged"))
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [(["a.png", None], "row 1 .* names no file"), (["a.png", "b.png"], "row 1 .* is b.png, but there is no such file")],
+)
+def test_a_table_of_images_that_are_not_there(names, message, tmp_path):
+    PIL.Image.new("RGB", (6, 5)).save(tmp_path / "a.png")
+    lines = [json.dumps({"image": name, "label": "x"}) for name in names]
+    (tmp_path / "train.jsonl").write_text("\n".join(lines))
+    with pytest.raises(DataError, match=message):
+        opened(tmp_path)  # a folder with a training table is that table, whatever else is in it
+
+
+def test_images_without_classes_where_the_task_needs_none(folder):
+    dataset = open_dataset(str(folder), PLAIN, classes=None, selection=Selection(), labels="teacher")
+    assert (len(dataset.training), len(dataset.validation)) == (8, 2)
+    assert dataset.class_names == ()
+
+
+def test_grey_of_32_bits_keeps_its_pixels_and_floats_are_refused(tmp_path):
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        PIL.Image.fromarray(np.full((5, 5), 51, np.int32)).save(tmp_path / name / "0.tiff")
+    np.testing.assert_allclose(opened(tmp_path).training[0][0], 0.2, atol=1e-6)
+    PIL.Image.fromarray(np.full((5, 5), 0.2, np.float32)).save(tmp_path / "a" / "0.tiff")
+    with pytest.raises(DataError, match=r"a/0\.tiff has floating-point pixels"):
+        parts(opened(tmp_path, validation_share=0.5))
 
 
 def test_labels_that_are_texts_name_the_classes(tmp_path):

@@ -5,7 +5,17 @@ import numpy as np
 import optax
 import pytest
 
-from onnxeqx.training import accuracy, adamw, cross_entropy, cross_entropy_from_probabilities, decays, warmup_cosine
+from onnxeqx.training import (
+    accuracy,
+    adamw,
+    cross_entropy,
+    cross_entropy_from_probabilities,
+    decays,
+    distillation,
+    logits_of_probabilities,
+    token_cross_entropy,
+    warmup_cosine,
+)
 
 from .conftest import Net
 
@@ -60,3 +70,21 @@ def test_biases_do_not_decay(net):
     assert isinstance(mask, Net)
     assert mask.head.weight is True
     assert mask.head.bias is False
+
+
+def test_a_teachers_tokens_count_where_labels_do():
+    random = np.random.default_rng(0)
+    student, teacher = (jnp.asarray(random.normal(size=(2, 5, 4)), jnp.float32) for _ in range(2))
+    labels = jnp.asarray([[0, 1, -100, -100, -100], [2, 3, 1, 0, -100]])
+    loss = distillation(token_cross_entropy, share=1)
+    changed = student.at[:, 4].set(100.0)
+    np.testing.assert_allclose(loss((student, teacher), labels), loss((changed, teacher), labels))
+    first = loss((student[:1, :2], teacher[:1, :2]), labels[:1, :2])
+    np.testing.assert_allclose(loss((student, teacher), labels)[:1], first, rtol=1e-6)
+
+
+def test_probabilities_of_tokens_are_logits_of_tokens():
+    logits = jnp.asarray(np.random.default_rng(0).normal(size=(2, 5, 4)), jnp.float32)
+    labels = jnp.asarray([[0, 1, -100, 2, 3], [2, 3, 1, 0, -100]])
+    found = token_cross_entropy(logits_of_probabilities(jax.nn.softmax(logits)), labels)
+    np.testing.assert_allclose(found, token_cross_entropy(logits, labels), rtol=1e-5)

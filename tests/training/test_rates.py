@@ -67,7 +67,7 @@ def test_a_learning_rate_of_its_own_is_that_of_the_whole_optimiser(deep):
 
 def test_what_is_held_does_not_move_until_its_update(deep):
     until = {"*": 2, "head.*": 0}
-    held = optimizer("adamw", 0.1, weight_decay=0.5, before=[hold_until(until)], after=[hold_until(until)])
+    held = optimizer("adamw", 0.1, weight_decay=0.5, after=[hold_until(until)])
     params, state = deep, held.init(deep)
     moved = []
     for _ in range(4):
@@ -79,6 +79,16 @@ def test_what_is_held_does_not_move_until_its_update(deep):
     head = {path for path in onnxeqx.key_paths(deep) if path.startswith("head.")}
     assert moved[0] == moved[1] == head
     assert moved[2] == moved[3] == set(onnxeqx.key_paths(deep))
+
+
+def test_what_was_held_begins_with_steps_of_the_learning_rate(deep):
+    held = optimizer("adamw", 0.1, weight_decay=0, after=[hold_until({"*": 50, "head.*": 0})])
+    state, key = held.init(deep), jax.random.key(0)
+    for step in range(60):
+        noise = jax.random.normal(jax.random.fold_in(key, step), ())
+        updates, state = held.update(jax.tree.map(lambda leaf: jnp.full_like(leaf, 1 + 0.1 * noise), deep), state, deep)  # noqa: B023
+        largest = max(float(jnp.abs(leaf).max()) for leaf in jax.tree.leaves(updates))
+        assert largest == pytest.approx(0.1, rel=0.2)
 
 
 def test_norms_and_biases_do_not_decay_whatever_their_rate(deep):

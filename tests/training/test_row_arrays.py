@@ -134,6 +134,25 @@ def test_tokens_that_do_not_fit_are_one_sentence(text, arrays, options, message,
         prepared(tmp_path, text, arrays, **options)
 
 
+def test_a_network_whose_input_is_called_x_has_a_validation_part_too(tmp_path):
+    arrays = {"x": ROWS, "y": CLASSES, "x_test": ROWS[:4], "y_test": CLASSES[:4]}
+    made = prepared(tmp_path, TABLE.replace("row", "x"), arrays)
+    assert (len(made.data.training), len(made.data.validation)) == (12, 4)
+    assert not made.dataset.held_out
+
+
+def test_options_of_tables_are_not_of_arrays(tmp_path):
+    with pytest.raises(
+        ConfigError, match=r"--standardize and --feature-columns are of tables; .*data\.npz holds arrays"
+    ):
+        prepared(tmp_path, TABLE, {"x": ROWS, "y": CLASSES}, standardize=True)
+
+
+def test_more_accumulation_than_batches_is_refused(tmp_path):
+    with pytest.raises(ConfigError, match=r"--grad-accum-steps is 99, but the whole run has 5 batches"):
+        prepared(tmp_path, TABLE, {"x": ROWS, "y": CLASSES}, grad_accum_steps=99)
+
+
 def test_arrays_have_no_pairs(tmp_path):
     arrays = {"input_ids": TOKENS, "attention_mask": np.ones_like(TOKENS)}
     with pytest.raises(ConfigError, match=r"--task contrastive takes images, or pairs of texts in a table"):

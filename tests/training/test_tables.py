@@ -16,8 +16,11 @@ from onnxeqx.training.tables import (
     multi_labels,
     numeric_columns,
     open_tables,
+    read_lines,
     read_saved_dataset,
     read_table,
+    standardization,
+    standardized,
     targets,
 )
 
@@ -291,6 +294,35 @@ def test_what_is_no_finite_number_is_named(values, reason):
     assert "--feature-columns" in str(caught.value)
     with pytest.raises(DataError, match="--label-column"):
         targets(data, ["a"])
+
+
+def test_features_are_standardised_in_64_bits_by_the_rows_that_count():
+    random = np.random.default_rng(0)
+    columns = {
+        "large": random.normal(1e6, 1, 300_000),
+        "fixed": np.full(300_000, 0.1),
+        "time": np.arange(300_000) + 2**40,
+    }
+    table = Table("rows", columns)
+    mean, deviation = standardization(table, list(columns), range(150_000))
+    np.testing.assert_allclose(mean, [columns[name][:150_000].mean() for name in columns], rtol=1e-12)
+    np.testing.assert_allclose(deviation[0], 1, rtol=0.01)
+    assert deviation[1] == 1
+    found = standardized(table, list(columns), mean, deviation)
+    assert found.dtype == np.float32
+    np.testing.assert_allclose(found[:150_000, [0, 2]].std(0), [1, 1], rtol=0.01)
+    np.testing.assert_allclose(found[:, 1], 0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"), [("é".encode("latin-1"), "is not in UTF-8"), (b" \n\n", "has no text")]
+)
+def test_lines_of_a_text_file(content, message, tmp_path):
+    (tmp_path / "a.txt").write_bytes("\ufeffone\n\ntwo é\n".encode())
+    assert read_lines(tmp_path / "a.txt").columns["text"] == ["one", "two é"]
+    (tmp_path / "b.txt").write_bytes(content)
+    with pytest.raises(DataError, match=message):
+        read_lines(tmp_path / "b.txt")
 
 
 def test_no_feature_at_all_is_refused():

@@ -13,6 +13,7 @@ import tokenizers
 
 import onnxeqx
 from onnxeqx.plugins.manager import host
+from onnxeqx.training import TrainConfig, prepare
 from onnxeqx.training.registry import registry
 from onnxeqx.training.tasks import Task
 
@@ -172,6 +173,14 @@ def test_classes_of_texts(tokenizer, tmp_path):
     ).argmax(1)
     wanted = [description["class_names"].index(label) for _, label in held_out]
     assert np.mean(answers == wanted) == pytest.approx(max(row["val_accuracy"] for row in rows))
+    # What was put behind the encoder is put there again.
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["head"] == "append"
+    best = max(row["val_accuracy"] for row in rows)
+    assert f"accuracy {best:.4f}" in invoke("evaluate", tmp_path / "run").stdout
+    assert invoke("train", "--resume", "--output", tmp_path / "run").exit_code == 0
+    again = invoke("train", "--config", tmp_path / "run" / "config.json", "--output", tmp_path / "again")
+    assert again.exit_code == 0, again.output
+    assert history(tmp_path / "again") == rows
     for form in ("onnx", "folder", "stablehlo"):
         result = invoke("export", tmp_path / "run", "--to", form, "--output", tmp_path / form)
         assert result.exit_code == 0, result.output
@@ -195,6 +204,37 @@ def test_classes_of_tokens(tokenizer, tmp_path):
     names = json.loads((tmp_path / "run" / "preprocessing.json").read_text())["class_names"]
     found = served(tmp_path, input_ids=ids, attention_mask=np.ones_like(ids)).argmax(-1)[0]
     assert [names[number] for number in found] == ["O", "colour", "O"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "message"),
+    [
+        (["O", "O", "O"], ["O", None, "O"], r"a label in column 'tags' .* is missing in row 1"),
+        ([0, 1, 1], [0, -3, 1], r"a label in column 'tags' .* is -3 in row 1"),
+        ("O O O", "O", r"Row 1 .* has 3 words, but 1 labels"),
+        (["O", "O", "O"], None, r"column 'tags' .* is missing in row 1 .* must be a list, or a text with spaces"),
+    ],
+)
+def test_wrong_labels_of_tokens(first, second, message, tokenizer, tmp_path):
+    lines = [{"tokens": ["the", "red", "sun"], "tags": tags} for tags in (first, second)]
+    (tmp_path / "tags.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    words = ["train", write_net(tmp_path / "net.onnx", ENCODER), "--data", tmp_path / "tags.jsonl"]
+    words += ["--task", "token-classification", "--tokenizer", tokenizer, "--output", tmp_path / "run"]
+    refused(invoke(*words), message)
+
+
+def test_words_and_tags_with_spaces_between_and_some_that_do_not_count(tokenizer, tmp_path):
+    rows = [["the red sun", "0 1 -100"], ["the sky", "-100 -100"], ["blue sea", "1 0"]] * 4
+    net = write_net(tmp_path / "net.onnx", ENCODER)
+    data = write_table(tmp_path / "tags.csv", ["tokens", "tags"], rows)
+    config = TrainConfig(
+        str(net), str(data), "run", task="token-classification", tokenizer=str(tokenizer), max_length=4
+    )
+    made = prepare(config)
+    assert made.dataset.class_names == ("0", "1")
+    assert len(made.data.training) + len(made.data.validation) == 8  # a text of which nothing counts is left out
+    seen = {tuple(made.data.training[index][1].tolist()) for index in range(len(made.data.training))}
+    assert seen <= {(0, 1, -100, -100), (1, 0, -100, -100)}
 
 
 @pytest.mark.parametrize("task", ["causal-lm", "masked-lm"])
@@ -353,6 +393,15 @@ def test_wrong_tables(tmp_path):
     words[3] = folder
     refused(invoke(*words), r"val\.csv: column 'label' .* is 'z' in row 0 .* but the classes are x, y")
     assert not (tmp_path / "run").exists()
+
+
+def test_a_head_that_is_kept_must_be_as_wide_as_the_data(files, tmp_path):
+    net = write_tiny(tmp_path / "net.onnx")
+    words = ["train", net, "--data", files / "data.npz", "--output", tmp_path / "run", "--head", "keep"]
+    refused(invoke(*words), r"--head keep: the network gives 7 numbers, but the data has 3 classes")
+    made = prepare(TrainConfig(str(net), str(files / "data.npz"), "run", head="keep", classes=7))
+    assert made.head is None
+    assert made.absent_classes == ["3", "4", "5", "6"]
 
 
 def test_smoothing_of_numbers_is_refused(measurements, tmp_path):

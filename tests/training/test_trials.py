@@ -28,7 +28,15 @@ def test_one_batch_is_learnt_by_heart(files, tmp_path):
 
 
 def test_a_learning_rate_is_found_at_which_the_run_learns(files, tmp_path):
-    result = invoke(*command(files, tmp_path / "run", "--find-lr"))
+    options = [
+        "--lr-scale",
+        "head=2",
+        "--unfreeze",
+        "head=0",
+        "--grad-accum-steps",
+        4,
+    ]  # of which the head has its pattern
+    result = invoke(*command(files, tmp_path / "run", "--find-lr", *options))
     (rate,) = re.findall(r"the loss falls fastest at --lr (\S+)", result.stdout)
     assert len(re.findall(r"^lr \S+  loss \d", result.stdout, re.MULTILINE)) >= 8
     assert list(tmp_path.iterdir()) == []
