@@ -105,14 +105,8 @@ class Trials:
     def run(self, number: int, *, in_a_save: bool) -> dict[str, int]:
         """Kills a run, resumes it and compares."""
         output = self.folder / f"run-{number}"
-        process = self._start(output, resume=False)
-        if in_a_save:
-            self._await_save(output, process, saves=self.random.randint(1, EPOCHS * STEPS // EVERY))
-        else:
-            process.join(self.random.uniform(0.1, 0.95) * self.seconds)
-        assert process.is_alive(), f"run {number} had ended before its kill"
-        os.kill(process.pid, signal.SIGKILL)
-        process.join()
+        while not self._killed(output, in_a_save=in_a_save):
+            shutil.rmtree(output)  # it had ended before its kill
         half = bool(half_written(output))
         process = self._start(output, resume=output.joinpath("config.json").exists())
         process.join()
@@ -125,6 +119,19 @@ class Trials:
         shutil.rmtree(output)
         return {"runs": 1, "half": int(half), "equal": 1}
 
+    def _killed(self, output: pathlib.Path, *, in_a_save: bool) -> bool:
+        """Starts a run and kills it, if it does not end before."""
+        process = self._start(output, resume=False)
+        if in_a_save:
+            self._await_save(output, process, saves=self.random.randint(1, EPOCHS * STEPS // EVERY))
+        else:
+            process.join(self.random.uniform(0.1, 0.95) * self.seconds)
+        was_alive = process.is_alive()
+        if was_alive:
+            os.kill(process.pid, signal.SIGKILL)
+        process.join()
+        return was_alive and process.exitcode == -signal.SIGKILL
+
     def _left_alone(self, output: pathlib.Path) -> None:
         process = self._start(output, resume=False)
         process.join()
@@ -136,14 +143,13 @@ class Trials:
         return process
 
     def _await_save(self, output: pathlib.Path, process, saves: int) -> None:
-        """Returns a random while after the beginning of a save."""
+        """Returns a random while after the beginning of a save, or when the run has ended without."""
         seen: set[pathlib.Path] = set()
         while process.is_alive():
             seen |= set(half_written(output))
             if len(seen) >= saves:
                 time.sleep(self.random.uniform(0, 0.01))
                 return
-        raise SystemExit(f"{output} has ended after {len(seen)} of {saves} saves were seen")
 
 
 def trial(files: pathlib.Path, output: pathlib.Path, resume: bool) -> None:

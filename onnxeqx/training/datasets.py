@@ -199,7 +199,8 @@ class _Opener:
         if validation is None:
             held_out, parts = examples, self.selection.split(examples.labels)
         else:
-            held_out, _ = self._all(f"{origin} (validation part)", *validation, names, examples.pixels)
+            as_in = examples.pixels if examples.images.dtype.kind == "f" else None
+            held_out, _ = self._all(f"{origin} (validation part)", *validation, names, as_in)
             parts = [self.selection.limited(part.indices) for part in (examples, held_out)]
         return self._dataset(
             dataclasses.replace(examples, indices=parts[0], augment=self.augment),

@@ -39,7 +39,7 @@ class Pixels:
         - `origin`: where they are, for people.
         - `images`: the array.
         - `preprocess`: tells, by the mean 0 and the deviation 1, that images are normalised.
-        - `as_in`: of the training part, whose range holds for the other part too.
+        - `as_in`: of the training part, if it is of floating-point images: its range holds for this part, too.
 
         **Raises:** `DataError`, which names the image, if they are no images, or their pixels are in no known range.
         """
@@ -50,7 +50,11 @@ class Pixels:
         if not len(images):
             raise DataError(f"{origin} has no images.")
         low, high = _range(origin, images)
-        if as_in is not None and images.dtype.kind == "f" and high <= LARGEST * as_in.white:
+        if as_in is not None and images.dtype.kind == "f":
+            if not as_in.normalised and not (low >= 0 and high <= LARGEST * as_in.white):
+                raise DataError(
+                    f"{origin}: pixels lie in [{low:g}, {high:g}], but those of the training part in [0, {as_in.white}]."
+                )
             return dataclasses.replace(as_in, channels_first=channels_first)
         if low >= 0 and high <= 255:
             return cls(channels_first, 255 if images.dtype.kind != "f" or high > LARGEST else 1)

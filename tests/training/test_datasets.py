@@ -247,6 +247,10 @@ def test_floats_may_exceed_one_by_a_little_and_the_training_part_decides(tmp_pat
     np.testing.assert_allclose(found, expected * 0.5, atol=0.005)
     dark = opened(npz(tmp_path, x=IMAGES * 1.0, y=LABELS, x_test=(IMAGES > 128) * 1.0, y_test=LABELS))
     assert dark.validation[3][0].max() < 0.005  # 1 of 255, as in the training part
+    with pytest.raises(
+        DataError, match=r"\(validation part\): pixels lie in \[0, 255\], but those of the training part in \[0, 1\]"
+    ):
+        opened(npz(tmp_path, x=IMAGES / 255, y=LABELS, x_test=np.where(IMAGES > 99, 255.0, 0), y_test=LABELS))
 
 
 def test_pixels_that_are_normalised_already_are_not_augmented(tmp_path):
