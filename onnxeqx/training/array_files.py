@@ -46,6 +46,7 @@ def read_arrays(path: pathlib.Path) -> dict[str, Any]:
             if isinstance(arrays, np.ndarray):
                 raise DataError(f"{path} holds a single array, but must be an .npz file with images and labels.")
             return {name: arrays[name] for name in arrays.files}
+    # On damaged archives zipfile lets through what zlib raises, and NotImplementedError for a compression it does not know.
     except (OSError, ValueError, zipfile.BadZipFile, EOFError, zlib.error, NotImplementedError) as error:
         raise DataError(f"{path} cannot be read as an .npz file: {error}.") from error
 

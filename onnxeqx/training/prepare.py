@@ -171,12 +171,7 @@ def prepare(config: TrainConfig, *, left: Mapping[str, Any] | None = None) -> Pr
         forward = _teacher(config, signature, size)
         _refuse_other_outputs(forward, model, inputs, config)
         loss, validation_loss, metrics = _taught(config, task, loss, validation_loss, metrics)
-    Devices.of(config.devices, config.batch_size)  # which refuses what cannot be
-    steps = config.epochs * -(-len(dataset.training) // config.batch_size)
-    if config.grad_accum_steps > steps:
-        raise ConfigError(f"--grad-accum-steps is {config.grad_accum_steps}, but the whole run has {steps} batches.")
-    if config.tensorboard and importlib.util.find_spec("tensorboardX") is None:
-        raise ConfigError("--tensorboard needs tensorboardX: pip install 'onnxeqx[tensorboard]'.")
+    _check_run(config, dataset)
     monitor = config.eval_metric or next(iter(metrics), "loss")
     if monitor not in metrics and monitor != "loss":
         raise ConfigError(f"--eval-metric is {monitor}, but this run has {', '.join(['loss', *metrics])}.")
@@ -257,6 +252,16 @@ def _open(
     validation: Any = dataset.validation
     seen = dataclasses.replace(validation, augment=config.augmentation)
     return dataclasses.replace(dataset, training=TwoViews(dataset.training), validation=TwoViews(seen), class_names=())
+
+
+def _check_run(config: TrainConfig, dataset: Dataset) -> None:
+    """Refuses what would fail, or do nothing, once the run has begun."""
+    Devices.of(config.devices, config.batch_size)  # which refuses what cannot be
+    steps = config.epochs * -(-len(dataset.training) // config.batch_size)
+    if config.grad_accum_steps > steps:
+        raise ConfigError(f"--grad-accum-steps is {config.grad_accum_steps}, but the whole run has {steps} batches.")
+    if config.tensorboard and importlib.util.find_spec("tensorboardX") is None:
+        raise ConfigError("--tensorboard needs tensorboardX: pip install 'onnxeqx[tensorboard]'.")
 
 
 def _check_features(config: TrainConfig, signature: Signature, task: Task) -> None:
